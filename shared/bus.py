@@ -1,0 +1,235 @@
+"""The bus: one XPUB socket per process, replaying its last STATE to each new subscriber.
+
+All of zmq in the program is in this file, and its errors end here. A `Bus` belongs to one
+thread. Threads poll it with `wait`; asyncio programs watch `filenos()` and call `drain`.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+
+from shared import codec
+from shared.messages import Message
+from shared.topics import TOPICS, owned_by
+
+M = TypeVar("M", bound=Message)
+
+SEND_HIGH_WATER = 200  # messages queued for one stopped reader: bounds the memory it costs
+MAX_DRAIN = 1000  # messages taken in one wake: a flood must not stop the beat
+RECONNECT_MS = 20  # a restarted peer is heard again within milliseconds …
+RECONNECT_MAX_MS = 200  # … and one that stays away costs five tries a second
+LOCK_WAIT_S = 5.0  # an old holder that was just killed is gone by then
+LOCK_POLL_S = 0.05
+MAX_SOCKET_PATH = 103  # 107 for a unix socket, less what zmq and the lock file add
+
+
+class BusError(Exception):
+    """The bus can't be used as asked: a second holder, a foreign topic, a path too long."""
+
+
+def bus_directory(home: Path) -> Path:
+    return home / "run" / "bus"
+
+
+def take_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> int:
+    """Hold `path` for the life of this process; the descriptor. BusError when another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline_s:
+                time.sleep(LOCK_POLL_S)
+                continue
+            os.close(descriptor)
+            raise BusError(f"another process holds {path}; is a second worker running?") from None
+        return descriptor
+
+
+class Inbox:
+    """The newest STATE of each (topic, source), by the publisher's clock. No I/O: tests feed it."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.latest: dict[str, dict[str, Message]] = {topic: {} for topic in topics}
+        self.dropped = 0
+
+    def take(self, frames: Iterable[Sequence[bytes]]) -> bool:
+        """Keep what is newest; True if anything was."""
+        changed = False
+        for parts in frames:
+            changed = self._take_one(parts) or changed
+        return changed
+
+    def _take_one(self, parts: Sequence[bytes]) -> bool:
+        try:
+            _, source_raw, body = parts
+            source, message = source_raw.decode(), codec.decode(body)
+        except ValueError:
+            self.dropped += 1
+            return False
+        known = self.latest.get(message.topic)
+        if known is None or message.topic not in owned_by(source):
+            self.dropped += 1
+            return False
+        older = known.get(source)
+        if older is not None and message.at_s < older.at_s:
+            return False
+        known[source] = message
+        return True
+
+    def fresh(self, kind: type[M], now_s: float, source: str | None = None) -> M | None:
+        """The newest synced message of `kind` that is not stale; None means no news."""
+        candidates = self.all_fresh(kind, now_s)
+        if source is not None:
+            return candidates.get(source)
+        return max(candidates.values(), key=lambda m: m.at_s, default=None)
+
+    def all_fresh(self, kind: type[M], now_s: float) -> dict[str, M]:
+        """Each source's newest message of `kind`, without the stale and the unsynced."""
+        topic = str(kind.__struct_config__.tag)
+        return {
+            source: message
+            for source, message in self.latest[topic].items()
+            if isinstance(message, kind) and message.synced and _is_fresh(message, now_s)
+        }
+
+
+def _is_fresh(message: Message, now_s: float) -> bool:
+    """By the publisher's clock: a reader that slept finds old messages queued first."""
+    return now_s - message.at_s < TOPICS[message.topic].stale_after_s
+
+
+class Bus:
+    """This process's socket, bound, and its subscriptions, connected, there or not yet."""
+
+    def __init__(self, home: Path, name: str, reads: Iterable[str] = ()) -> None:
+        self.name = name
+        self.inbox = Inbox(reads)
+        self._directory = bus_directory(home)
+        self._path = self._directory / f"{name}.sock"
+        self._last: dict[str, list[bytes]] = {}
+        self._connected: set[str] = set()
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._bind()
+        self._subscriber = self._context.socket(zmq.SUB)
+        self._subscriber.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._subscriber.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._subscriber.setsockopt(zmq.RCVHWM, MAX_DRAIN)
+        self._poller.register(self._subscriber, zmq.POLLIN)
+        for topic in self.inbox.latest:
+            self._subscriber.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self.connect_new()
+
+    def _bind(self) -> None:
+        if len(str(self._path)) > MAX_SOCKET_PATH:
+            raise BusError(
+                f"{self._path} is too long for a unix socket (over {MAX_SOCKET_PATH} characters);"
+                " set HIVEMIND_HOME to a shorter path"
+            )
+        self._lock = take_lock(self._directory / f"{self.name}.lock")
+        self._publisher = self._context.socket(zmq.XPUB)
+        self._publisher.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER)
+        self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._publisher.setsockopt(zmq.LINGER, 0)
+        try:
+            self._publisher.bind(f"ipc://{self._path}")
+        except zmq.ZMQError as err:
+            raise BusError(f"can't bind {self._path}: {err}") from err
+        self._poller.register(self._publisher, zmq.POLLIN)
+
+    def connect_new(self) -> None:
+        """Connect to every owner of a topic that is read; monitors are found by their sockets."""
+        for topic in self.inbox.latest:
+            for source in self._sources(topic):
+                if source not in self._connected and source != self.name:
+                    self._connected.add(source)
+                    self._subscriber.connect(f"ipc://{self._directory / source}.sock")
+
+    def _sources(self, topic: str) -> list[str]:
+        owner = TOPICS[topic].owner
+        if owner != "monitor":
+            return [owner]
+        found = [path.stem for path in self._directory.glob("monitor@*.sock")]
+        return [source for source in found if topic in owned_by(source)]
+
+    def publish(self, message: Message) -> None:
+        """Send a STATE and keep it for those who subscribe later."""
+        if message.topic not in owned_by(self.name):
+            raise BusError(f"{self.name} may not publish {message.topic}")
+        frames = [message.topic.encode(), self.name.encode(), codec.encode(message)]
+        self._last[message.topic] = frames
+        self._publisher.send_multipart(frames)
+
+    def wait(self, timeout_s: float, descriptors: Iterable[int] = ()) -> set[int]:
+        """Sleep until news, a readable descriptor, or the time; take all news.
+
+        Returns those of `descriptors` that are readable.
+        """
+        extra = tuple(descriptors)
+        for descriptor in extra:
+            self._poller.register(descriptor, zmq.POLLIN)
+        ready = dict(self._poller.poll(max(0, int(timeout_s * 1000 + 0.999))))
+        for descriptor in extra:
+            self._poller.unregister(descriptor)
+        self.drain()
+        return {fd for fd in extra if fd in ready}
+
+    def drain(self) -> bool:
+        """Replay to new subscribers and take all that came; True if any STATE is newer."""
+        while self._publisher.poll(0):
+            self._replay(self._publisher.recv())
+        frames: list[list[bytes]] = []
+        while len(frames) < MAX_DRAIN and self._subscriber.poll(0):
+            frames.append(self._subscriber.recv_multipart())
+        return self.inbox.take(frames)
+
+    def _replay(self, subscription: bytes) -> None:
+        if subscription[:1] != b"\x01":
+            return
+        for topic, frames in self._last.items():
+            if topic.encode().startswith(subscription[1:]):
+                self._publisher.send_multipart(frames)
+
+    def filenos(self) -> tuple[int, int]:
+        """For an asyncio loop: readable means "call drain"; drain also after each publish,
+        since zmq's descriptors only signal an edge."""
+        return self._publisher.fileno(), self._subscriber.fileno()
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+        os.close(self._lock)
+
+
+class Tap:
+    """Reads every socket in the bus directory, those that appear later too; never felt."""
+
+    def __init__(self, home: Path, topics: Iterable[str] = ()) -> None:
+        self._directory = bus_directory(home)
+        self._connected: set[str] = set()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        for topic in tuple(topics) or ("",):
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+
+    def next(self, timeout_s: float) -> tuple[str, Message] | None:
+        """(source, message) of what passes next; None after `timeout_s` without."""
+        for path in self._directory.glob("*.sock"):
+            if path.name not in self._connected:
+                self._connected.add(path.name)
+                self._socket.connect(f"ipc://{path}")
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return None
+        _, source, body = self._socket.recv_multipart()
+        return source.decode(), codec.decode(body)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)

@@ -1,0 +1,334 @@
+"""Every message that travels between processes, and nothing else.
+
+Rules for this file:
+- A message is a STATE, the whole truth of its topic; the tag is the topic and never changes.
+- New fields go last and have a default, so old and new processes can talk.
+- Every field has a default: a process beats, unsynced, before it knows anything.
+- Units are in the field name: _s, _bytes, _pct, _w, _c; wall clock only as _unix_s.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of every message.
+
+    `at_s` is the publisher's monotonic clock, the same for the whole machine. `synced` is
+    False until the publisher knows what it speaks of: such a message says only "I live".
+    """
+
+    at_s: float
+    synced: bool = True
+
+    @property
+    def topic(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+# ------------------------------------------------------------------ tasks
+
+
+class TaskPhase(StrEnum):
+    """Where an attempt stands; the values are the contract's task states in lower case."""
+
+    ACCEPTED = "accepted"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    COLLECTING = "collecting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_DISK = "out_of_disk"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (
+            TaskPhase.ACCEPTED,
+            TaskPhase.PREPARING,
+            TaskPhase.RUNNING,
+            TaskPhase.COLLECTING,
+        )
+
+
+class StopReason(StrEnum):
+    """Why an attempt that is held should end."""
+
+    CANCELLED = "cancelled"  # the master asked
+    SUPERSEDED = "superseded"  # a higher attempt of the same task came
+    FORGOTTEN = "forgotten"  # the master has recorded its end: deliver nothing
+    OWNER = "owner"  # the machine's owner stopped it
+
+
+class WantedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that this node should hold; `stop` names why it should end."""
+
+    task_id: str
+    attempt: int
+    stop: StopReason | None = None
+    stop_detail: str = ""
+
+
+class TaskWant(Message, frozen=True, tag="task.want"):
+    """Every attempt this node should hold. One that is not named should be let go."""
+
+    tasks: tuple[WantedTask, ...] = ()
+
+
+class PhaseAt(msgspec.Struct, frozen=True, kw_only=True):
+    """When a phase was entered."""
+
+    phase: TaskPhase
+    at_unix_s: float
+
+
+class TaskUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running task uses: CPU in percent of what it was granted, memory of its cgroup."""
+
+    cpu_pct: float = 0.0
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
+
+
+class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that the executor holds. `directory` is its name below `tasks/`."""
+
+    task_id: str
+    attempt: int
+    phase: TaskPhase
+    directory: str
+    phases: tuple[PhaseAt, ...] = ()
+    detail: str = ""
+    use: TaskUse | None = None
+    image: str = ""
+    command: tuple[str, ...] = ()
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """Docker as the executor sees it; `detail` says why it is not `available`."""
+
+    available: bool = False
+    detail: str = ""
+    version: str = ""
+    runtimes: tuple[str, ...] = ()
+
+
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one task may ask for at most, and how many tasks may be held."""
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int = 0
+    max_held: int = 0
+    disk_full: bool = False
+
+
+class TaskState(Message, frozen=True, tag="task.state"):
+    """Every attempt this node holds, and what it could take."""
+
+    engine: Engine = Engine()
+    tasks: tuple[HeldTask, ...] = ()
+    capacity: Capacity = Capacity()
+
+
+# ------------------------------------------------------------------ the node
+
+
+class NodePhase(StrEnum):
+    """The node's state as the contract names it; later ones in this list win over earlier."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+    PAUSED = "paused"
+
+
+class LinkPhase(StrEnum):
+    """How far the link to the master has come."""
+
+    UNCONFIGURED = "unconfigured"
+    DISCOVERING = "discovering"
+    REGISTERING = "registering"
+    CONNECTED = "connected"
+    WAITING = "waiting"  # between two tries, or for approval
+
+
+class LinkState(Message, frozen=True, tag="link.state"):
+    """The link to the master, the node's state, and what waits to be delivered."""
+
+    phase: LinkPhase = LinkPhase.UNCONFIGURED
+    detail: str = ""
+    master_url: str = ""
+    node_id: str = ""
+    node_name: str = ""
+    node_state: NodePhase = NodePhase.READY
+    node_state_reason: str = ""
+    trust_level: int = 0
+    heartbeat_acked_unix_s: float = 0.0
+    undelivered_tasks: int = 0
+    unacknowledged_reports: int = 0
+    reward_last: int = 0
+    reward_total: int = 0
+
+
+class OwnerWant(Message, frozen=True, tag="owner.want"):
+    """What the machine's owner wants of it."""
+
+    wish: NodePhase = NodePhase.READY  # ready, draining or paused
+    stopped_tasks: tuple[str, ...] = ()  # directory names, "<task>.<attempt>"
+
+
+class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One supervised program. `state` is supervisor's own word: RUNNING, EXITED, …"""
+
+    name: str
+    state: str
+    pid: int = 0
+    restarts: int = 0
+    since_unix_s: float = 0.0
+    detail: str = ""
+
+
+class ProcessState(Message, frozen=True, tag="process.state"):
+    """Each supervised program; `alerts` names those that restart too often."""
+
+    processes: tuple[ProcessInfo, ...] = ()
+    alerts: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------ the tunnel
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """The tunnel that the master assigned to this node."""
+
+    address: str = ""
+    server_public_key: str = ""
+    endpoint: str = ""
+    allowed_ips: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+
+
+class VpnWant(Message, frozen=True, tag="vpn.want"):
+    """The tunnel that the master assigned; None once synced: it has none for us."""
+
+    tunnel: Tunnel | None = None
+
+
+class VpnPhase(StrEnum):
+    """The tunnel as it is."""
+
+    OFF = "off"  # VPN=off
+    NONE = "none"  # the master has no VPN
+    WAITING = "waiting"  # no word from the master yet
+    UP = "up"
+    DOWN = "down"
+
+
+class VpnState(Message, frozen=True, tag="vpn.state"):
+    """The tunnel as it is, and the task networks whose firewall is in force."""
+
+    phase: VpnPhase = VpnPhase.WAITING
+    detail: str = ""
+    interface: str = ""
+    address: str = ""
+    handshake_unix_s: float = 0.0
+    covered_bridges: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------ measured
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """A threshold that is passed."""
+
+    rule: str
+    subject: str
+    value: float
+    threshold: float
+    raised_unix_s: float
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine is; it changes only with its hardware."""
+
+    operating_system: str = ""
+    kernel: str = ""
+    architecture: str = ""
+    cpu_count: int = 0
+    memory_bytes: int = 0
+
+
+class HostLoad(Message, frozen=True, tag="host.load"):
+    """What the machine uses. Percentages are of the whole machine; network counters only grow."""
+
+    inventory: Inventory = Inventory()
+    cpu_pct: float = 0.0
+    memory_pct: float = 0.0
+    memory_used_bytes: int = 0
+    swap_pct: float = 0.0
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+    network_received_bytes: int = 0
+    network_sent_bytes: int = 0
+    load_1m: float = 0.0
+    pressure_cpu_pct: float | None = None  # None: the kernel has no PSI
+    pressure_memory_pct: float | None = None
+    pressure_io_pct: float | None = None
+    alerts: tuple[Alert, ...] = ()
+
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One reading of one GPU. None where the card does not report a figure."""
+
+    index: int
+    uuid: str
+    name: str
+    reachable: bool = True
+    reason: str = ""
+    util_pct: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int = 0
+    temperature_c: float | None = None
+    power_w: float | None = None
+    driver_version: str = ""
+
+
+class GpuLoad(Message, frozen=True, tag="gpu.load"):
+    """What one monitor sees on its set of GPUs."""
+
+    gpu_set: str = ""
+    gpus: tuple[GpuSample, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+
+
+AnyMessage = (
+    TaskWant
+    | TaskState
+    | LinkState
+    | VpnWant
+    | VpnState
+    | HostLoad
+    | GpuLoad
+    | OwnerWant
+    | ProcessState
+)
+
+MESSAGES: dict[str, type[Message]] = {
+    str(m.__struct_config__.tag): m
+    for m in (
+        TaskWant,
+        TaskState,
+        LinkState,
+        VpnWant,
+        VpnState,
+        HostLoad,
+        GpuLoad,
+        OwnerWant,
+        ProcessState,
+    )
+}

@@ -1,0 +1,289 @@
+"""The settings: one table, parsed once, before privileges are dropped.
+
+Flag > environment > file (HIVEMIND_CONFIG, else `<home>/worker.conf`) > default. The table in
+README is tested against SETTINGS. A bad value is one clear line (SettingsError) and exit 2.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+EXIT_BAD_SETTINGS = 2  # supervisor.conf: such a process stays down
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the text says which, why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, typed. Paths are absolute; secrets are kept out of repr()."""
+
+    home: Path
+    master_url: str
+    join_token: str = field(repr=False)
+    node_name: str
+    report_interval_s: float
+    log_level: str
+    docker_host: str
+    task_image: str
+    allowed_images: tuple[str, ...]
+    max_held_tasks: int
+    reserved_cpus: float | None
+    reserved_memory_bytes: int | None
+    egress: bool
+    sandbox: str
+    task_listen: str
+    vpn: str
+    wireguard_config: Path
+    web_host: str
+    web_port: int
+    web_token: str = field(repr=False)
+    gpu_sets: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the table: its name, the field it fills, its default as text, its parser."""
+
+    name: str
+    field: str
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+def is_loopback(host: str) -> bool:
+    """A loopback address, or the name that always is one."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets; ValueError says what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:5001")
+    return host, int(port)
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _url(raw: str) -> str:
+    if not raw:
+        return ""
+    parts = urlsplit(raw)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://master.example.org")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("must begin with https:// unless its host is a loopback address")
+    return raw.rstrip("/")
+
+
+def _seconds(raw: str) -> float:
+    value = _number(raw)
+    if not 1 <= value <= 86400:
+        raise ValueError("must be between 1 and 86400 seconds")
+    return value
+
+
+def _number(raw: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", raw):
+        raise ValueError("must be a number")
+    return float(raw)
+
+
+def _count(raw: str) -> int:
+    if not raw.isdecimal() or not 1 <= int(raw) <= 10_000:
+        raise ValueError("must be a whole number from 1 to 10000")
+    return int(raw)
+
+
+def _size(raw: str) -> int | None:
+    if not raw:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", raw.lower())
+    if not found:
+        raise ValueError("must be a size such as 512m or 2g")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def _cpus(raw: str) -> float | None:
+    return _number(raw) if raw else None
+
+
+def _switch(raw: str) -> bool:
+    if raw not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return raw == "on"
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in words:
+            raise ValueError("must be " + " or ".join(words))
+        return raw
+
+    return parse
+
+
+def _level(raw: str) -> str:
+    return _one_of("DEBUG", "INFO", "WARNING", "ERROR")(raw.upper())
+
+
+def _listen(raw: str) -> str:
+    if not raw:
+        return ""
+    host, port = split_address(raw)
+    if host != "vpn" and not is_loopback(host):
+        raise ValueError("must be vpn:PORT or a loopback address with its port")
+    return f"{host}:{port}"
+
+
+def _patterns(raw: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,\s]+", raw) if word)
+
+
+SETTINGS = (
+    Setting("MASTER_NODE_URL", "master_url", "", _url, "the master's address, https://…"),
+    Setting("MASTER_JOIN_TOKEN", "join_token", "", _text, "the token that the master's owner gave"),
+    Setting("NODE_NAME", "node_name", "", _text, "this node's name for people; empty: the host's"),
+    Setting(
+        "RESOURCE_REPORT_INTERVAL", "report_interval_s", "30", _seconds, "seconds between reports"
+    ),
+    Setting("LOG_LEVEL", "log_level", "INFO", _level, "DEBUG, INFO, WARNING or ERROR"),
+    Setting("DOCKER_HOST", "docker_host", "unix:///var/run/docker.sock", _text, "Docker's socket"),
+    Setting(
+        "TASK_IMAGE", "task_image", "justin308/hivemind-worker", _text,
+        "the image of tasks that name none",
+    ),
+    Setting(
+        "ALLOWED_IMAGES", "allowed_images", "*", _patterns,
+        "patterns of the images that may run; * and ? as in a shell",
+    ),
+    Setting(
+        "MAX_HELD_TASKS", "max_held_tasks", "100", _count, "tasks held at once, waiting ones too"
+    ),
+    Setting(
+        "RESERVED_CPUS", "reserved_cpus", "", _cpus,
+        "cores kept for the owner; empty: a tenth of them",
+    ),
+    Setting(
+        "RESERVED_MEMORY", "reserved_memory_bytes", "", _size,
+        "memory kept for the owner; empty: a tenth, at least 512m",
+    ),
+    Setting("EGRESS", "egress", "on", _switch, "on: tasks that ask for the network may have it"),
+    Setting("SANDBOX", "sandbox", "runc", _one_of("runc", "runsc"), "the containers' runtime"),
+    Setting(
+        "TASK_LISTEN", "task_listen", "", _listen,
+        "where the master may dial: vpn:PORT or a loopback address; empty: nowhere",
+    ),
+    Setting("VPN", "vpn", "auto", _one_of("auto", "off", "required"), "auto, off or required"),
+    Setting(
+        "WIREGUARD_CONFIG_PATH", "wireguard_config", "wg0.conf", _text, "the tunnel's configuration"
+    ),
+    Setting("WEB_LISTEN", "web", "127.0.0.1:5001", split_address, "where the page is served"),
+    Setting("WEB_TOKEN", "web_token", "", _text, "needed where the page is not on loopback"),
+    Setting("GPU_SETS", "gpu_sets", "", _text, "GPU sets, such as 0,1;2,3; empty: all in one"),
+)  # fmt: skip
+LOCATING = ("HIVEMIND_HOME", "HIVEMIND_CONFIG")  # where the rest is found: environment only
+NAMES = frozenset(s.name for s in SETTINGS)
+
+
+def find_home(environment: Mapping[str, str], directory: Path) -> Path:
+    """`HIVEMIND_HOME`, else `var` beside the supervisor.conf in `directory` or above this file."""
+    named = environment.get("HIVEMIND_HOME", "")
+    if named:
+        return Path(named).expanduser().absolute()
+    for place in (directory, Path(__file__).parents[1]):
+        if (place / "supervisor.conf").exists():
+            return place.absolute() / "var"
+    raise SettingsError("HIVEMIND_HOME is not set, and there is no supervisor.conf here")
+
+
+def load(
+    environment: Mapping[str, str], directory: Path, flags: Mapping[str, str] | None = None
+) -> Settings:
+    """Every setting from all sources; SettingsError with one clear line."""
+    home = find_home(environment, directory)
+    sources = (flags or {}, environment, read_file(_config_path(environment, home)))
+    values: dict[str, Any] = {"home": home}
+    for setting in SETTINGS:
+        raw = next((s[setting.name] for s in sources if s.get(setting.name)), setting.default)
+        try:
+            values[setting.field] = setting.parse(raw.strip())
+        except ValueError as err:
+            raise SettingsError(f"{setting.name}={_shown(setting, raw)} {err}") from err
+    return _finish(values)
+
+
+def _config_path(environment: Mapping[str, str], home: Path) -> Path | None:
+    named = environment.get("HIVEMIND_CONFIG", "")
+    if named:
+        path = home / named
+        if not path.is_file():
+            raise SettingsError(f"HIVEMIND_CONFIG={named}: there is no such file as {path}")
+        return path
+    path = home / "worker.conf"
+    return path if path.exists() else None
+
+
+def _finish(values: dict[str, Any]) -> Settings:
+    values["web_host"], values["web_port"] = values.pop("web")
+    values["wireguard_config"] = values["home"] / values["wireguard_config"]
+    values["node_name"] = values["node_name"] or socket.gethostname()
+    if not is_loopback(values["web_host"]) and not values["web_token"]:
+        raise SettingsError("WEB_LISTEN is not a loopback address: set WEB_TOKEN too")
+    return Settings(**values)
+
+
+def _shown(setting: Setting, raw: str) -> str:
+    return "…" if setting.name.endswith("TOKEN") else raw
+
+
+def read_file(path: Path | None) -> dict[str, str]:
+    """KEY=VALUE lines; `#` comments; one matching pair of quotes stripped; nothing expanded."""
+    if path is None:
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise SettingsError(f"{path} can't be read: {err}") from err
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            name, value = _read_line(line, f"{path}:{number}")
+            if name in found:
+                raise SettingsError(f"{path}:{number}: {name} is set twice")
+            found[name] = value
+    return found
+
+
+def _read_line(line: str, place: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in line.partition("="))
+    if not equals:
+        raise SettingsError(f"{place}: must be KEY=VALUE")
+    if name not in NAMES:
+        raise SettingsError(f"{place}: there is no setting {name!r}; see README, Settings")
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return name, value
+
+
+def default_table() -> Iterable[tuple[str, str, str]]:
+    """(name, default, meaning) of each setting, for the README and `--help`."""
+    yield "HIVEMIND_HOME", "var beside supervisor.conf", "where everything is kept"
+    yield "HIVEMIND_CONFIG", "worker.conf in the home", "a file of KEY=VALUE lines"
+    for setting in SETTINGS:
+        yield setting.name, setting.default, setting.meaning
