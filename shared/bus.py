@@ -212,6 +212,7 @@ class Tap:
 
     def __init__(self, home: Path, topics: Iterable[str] = ()) -> None:
         self._directory = bus_directory(home)
+        self.dropped = 0
         self._connected: set[str] = set()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
@@ -222,14 +223,23 @@ class Tap:
 
     def next(self, timeout_s: float) -> tuple[str, Message] | None:
         """(source, message) of what passes next; None after `timeout_s` without."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            self._connect_new()
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not self._socket.poll(int(left_s * 1000 + 0.999)):
+                return None
+            try:
+                _, source, body = self._socket.recv_multipart()
+                return source.decode(), codec.decode(body)
+            except ValueError:  # not a message of ours: another version's, or a stranger's
+                self.dropped += 1
+
+    def _connect_new(self) -> None:
         for path in self._directory.glob("*.sock"):
             if path.name not in self._connected:
                 self._connected.add(path.name)
                 self._socket.connect(f"ipc://{path}")
-        if not self._socket.poll(int(timeout_s * 1000)):
-            return None
-        _, source, body = self._socket.recv_multipart()
-        return source.decode(), codec.decode(body)
 
     def close(self) -> None:
         self._context.destroy(linger=0)
