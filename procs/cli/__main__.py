@@ -1,0 +1,5 @@
+"""`python -m procs.cli`."""
+
+from procs.cli.main import main
+
+main()

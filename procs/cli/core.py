@@ -1,0 +1,194 @@
+"""What `hivemind-worker` says and writes. Pure: no clock, no files, no sockets."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from shared.messages import (
+    Alert,
+    GpuLoad,
+    HeldTask,
+    HostLoad,
+    LinkState,
+    Message,
+    OwnerWant,
+    ProcessInfo,
+    ProcessState,
+    TaskState,
+    VpnState,
+)
+from shared.topics import TOPICS
+
+M = TypeVar("M", bound=Message)
+
+UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n != 10}
+GIB = 2**30
+
+
+def render_supervisor(template: str, root: Path, home: Path) -> str:
+    """The product's supervisor.conf for another home: what it keeps lies there."""
+    start = f"{root}/procs/start.sh"
+    for found, put in (
+        ("%(here)s/procs/start.sh", shlex.quote(start)),
+        ("%(here)s/.supervisor.sock", str(supervisor_socket(home))),
+        ("%(here)s/.supervisord.pid", f"{home}/run/supervisord.pid"),
+        ("%(here)s/.supervisord.log", f"{home}/log/supervisord.log"),
+        ("%(here)s/var/", f"{home}/"),
+        ("%(here)s", str(root)),
+    ):
+        template = template.replace(found, put.replace("%", "%%"))
+    return template
+
+
+def supervisor_socket(home: Path) -> Path:
+    return home / "run" / "supervisor.sock"
+
+
+class News:
+    """The newest fresh STATE of each (topic, source)."""
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, str], Message] = {}
+
+    def take(self, source: str, message: Message, now_s: float) -> None:
+        if now_s - message.at_s < TOPICS[message.topic].stale_after_s:
+            self._latest[message.topic, source] = message
+
+    def __bool__(self) -> bool:
+        return bool(self._latest)
+
+    def has(self, topics: Iterable[tuple[str, str]]) -> bool:
+        """Whether each (topic, source) has been heard, and knew what it spoke of."""
+        return all(key in self._latest and self._latest[key].synced for key in topics)
+
+    def all_of(self, kind: type[M]) -> list[M]:
+        return [m for m in self._latest.values() if isinstance(m, kind) and m.synced]
+
+    def one(self, kind: type[M]) -> M | None:
+        return max(self.all_of(kind), key=lambda m: m.at_s, default=None)
+
+    def alerts(self) -> list[str]:
+        """What the owner should look at, each one line."""
+        found = [alert_line(a) for load in self.all_of(HostLoad) for a in load.alerts]
+        found += [alert_line(a) for load in self.all_of(GpuLoad) for a in load.alerts]
+        processes, tasks = self.one(ProcessState), self.one(TaskState)
+        if processes:
+            found += [f"{name} restarts too often" for name in processes.alerts]
+        if tasks and not tasks.engine.available:
+            found.append(f"no Docker engine: {tasks.engine.detail}")
+        return found
+
+
+def alert_line(alert: Alert) -> str:
+    return f"{alert.rule} {alert.subject}: {alert.value:g}, threshold {alert.threshold:g}"
+
+
+def status_json(news: News) -> str:
+    """The same as the text, for programs; null where a process says nothing."""
+    tasks, processes = news.one(TaskState), news.one(ProcessState)
+    whole = {
+        "node": _fields(news.one(LinkState)),
+        "owner": _fields(news.one(OwnerWant)),
+        "engine": msgspec.to_builtins(tasks.engine) if tasks else None,
+        "capacity": msgspec.to_builtins(tasks.capacity) if tasks else None,
+        "tasks": msgspec.to_builtins(tasks.tasks) if tasks else None,
+        "processes": msgspec.to_builtins(processes.processes) if processes else None,
+        "host": _fields(news.one(HostLoad)),
+        "gpus": [gpu for load in news.all_of(GpuLoad) for gpu in msgspec.to_builtins(load.gpus)],
+        "vpn": _fields(news.one(VpnState)),
+        "alerts": news.alerts(),
+    }
+    return msgspec.json.encode(whole).decode()
+
+
+def _fields(message: Message | None) -> Mapping[str, Any] | None:
+    if message is None:
+        return None
+    fields: dict[str, Any] = msgspec.to_builtins(message)
+    return {k: v for k, v in fields.items() if k not in ("kind", "at_s", "synced")}
+
+
+def status_text(news: News, now_unix_s: float) -> str:
+    """For people."""
+    lines = [*_node_lines(news.one(LinkState), now_unix_s), *_machine_lines(news)]
+    lines += _process_lines(news.one(ProcessState), now_unix_s)
+    lines += _task_lines(news.one(TaskState), now_unix_s)
+    alerts = news.alerts()
+    lines += ["alerts", *(f"  {line}" for line in alerts)] if alerts else ["alerts     none"]
+    return "\n".join(lines).translate(UNPRINTABLE)
+
+
+def _node_lines(link: LinkState | None, now_unix_s: float) -> list[str]:
+    if link is None:
+        return ["node       no word from master_link"]
+    name = f"{link.node_name} ({link.node_id or 'not registered'})"
+    state = link.node_state.upper() + (
+        f": {link.node_state_reason}" if link.node_state_reason else ""
+    )
+    since = "no heartbeat yet"
+    if link.heartbeat_acked_unix_s:
+        since = f"last heartbeat {duration(now_unix_s - link.heartbeat_acked_unix_s)} ago"
+    detail = f" ({link.detail})" if link.detail else ""
+    return [
+        f"node       {name}  {state}  trust level {link.trust_level}",
+        f"master     {link.master_url or 'none'}  {link.phase}{detail}, {since}",
+        f"rewards    {link.reward_total} in all, {link.reward_last} last",
+    ]
+
+
+def _machine_lines(news: News) -> list[str]:
+    lines = []
+    if owner := news.one(OwnerWant):
+        lines.append(f"owner      {owner.wish}")
+    if tasks := news.one(TaskState):
+        engine = tasks.engine
+        lines.append(
+            f"engine     {'Docker ' + engine.version if engine.available else 'away'}"
+            + (f" ({engine.detail})" if engine.detail else "")
+        )
+    if load := news.one(HostLoad):
+        lines.append(
+            f"machine    CPU {load.cpu_pct:.0f} %, memory {load.memory_pct:.0f} %,"
+            f" disk {load.disk_free_bytes / GIB:.0f} GiB free"
+        )
+    return lines
+
+
+def _process_lines(state: ProcessState | None, now_unix_s: float) -> list[str]:
+    if state is None:
+        return ["processes  no word from watchdog"]
+    return ["processes", *(_process_line(info, now_unix_s) for info in state.processes)]
+
+
+def _process_line(info: ProcessInfo, now_unix_s: float) -> str:
+    since = f"since {duration(now_unix_s - info.since_unix_s)}" if info.since_unix_s else ""
+    line = f"  {info.name:<14} {info.state:<9} pid {info.pid:<8} restarts {info.restarts:<4}"
+    return f"{line} {since} {info.detail}".rstrip()
+
+
+def _task_lines(state: TaskState | None, now_unix_s: float) -> list[str]:
+    if state is None:
+        return ["tasks      no word from executor"]
+    if not state.tasks:
+        return ["tasks      none"]
+    return ["tasks", *(_task_line(task, now_unix_s) for task in state.tasks)]
+
+
+def _task_line(task: HeldTask, now_unix_s: float) -> str:
+    for_s = f" {duration(now_unix_s - task.phases[-1].at_unix_s)}" if task.phases else ""
+    use = ""
+    if task.use:
+        use = f"  CPU {task.use.cpu_pct:.0f} %, memory {task.use.memory_bytes / GIB:.2f} GiB"
+    detail = f"  {task.detail}" if task.detail else ""
+    return f"  {task.directory:<20} {task.phase}{for_s}  {task.image}{use}{detail}"
+
+
+def duration(seconds: float) -> str:
+    """3 s, 12 min, 5 h, 2 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

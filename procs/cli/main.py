@@ -1,0 +1,139 @@
+"""`hivemind-worker`: the worker in the foreground, its status, its task image.
+
+Reads the bus for `status`; publishes nothing.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from procs.cli import foreground
+from procs.cli.core import News, status_json, status_text
+from shared.bus import Tap, bus_directory
+from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
+from shared.topics import owned_by
+
+EXIT_NO_WORKER = 3
+STATUS_S = 2.0  # two beats: who has not spoken by then is not there
+LOOK_S = 0.1
+
+app = typer.Typer(
+    help="Runs a HiveMind worker in the foreground, until Ctrl-C.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+image = typer.Typer(help="The image of tasks that name none.", no_args_is_help=True)
+app.add_typer(image, name="image")
+
+
+def main() -> None:
+    app(prog_name="hivemind-worker")
+
+
+@app.callback(invoke_without_command=True)
+def worker(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(metavar="F", help="Settings file, KEY=VALUE lines.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="LOG_LEVEL=DEBUG.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option(metavar="F", help="Append all logs to F too.")
+    ] = None,
+    master_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The master; MASTER_NODE_URL.")
+    ] = None,
+) -> None:
+    """Start every process in the foreground."""
+    environment = dict(os.environ)
+    if config is not None:
+        environment["HIVEMIND_CONFIG"] = str(config.absolute())
+    if debug:
+        environment["LOG_LEVEL"] = "DEBUG"
+    if master_url is not None:
+        environment["MASTER_NODE_URL"] = master_url
+    context.obj = environment
+    if context.invoked_subcommand is None:
+        _start(environment, log_file)
+
+
+def _start(environment: dict[str, str], log_file: Path | None) -> None:
+    settings = _settings(environment)
+    environment["HIVEMIND_HOME"] = str(settings.home)
+    try:
+        configuration = foreground.prepare(settings.home)
+        code = foreground.run(configuration, environment, log_file)
+    except (foreground.StartError, OSError) as err:
+        raise _refused(str(err), 1) from err
+    raise typer.Exit(code)
+
+
+def _settings(environment: dict[str, str]) -> Settings:
+    try:
+        return load(environment, Path.cwd())
+    except SettingsError as err:
+        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
+
+
+def _refused(line: str, code: int) -> typer.Exit:
+    print(f"hivemind-worker: {line}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What the worker says of itself. Exit code 3: no worker runs."""
+    try:
+        home = find_home(context.obj, Path.cwd())
+    except SettingsError as err:
+        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
+    news = _listen(home)
+    if not news:
+        raise _refused(f"no worker runs in {home}", EXIT_NO_WORKER)
+    print(status_json(news) if as_json else status_text(news, time.time()))
+
+
+def _listen(home: Path) -> News:
+    """Until every process that has a socket has spoken, at most STATUS_S."""
+    news, tap = News(), Tap(home)
+    deadline_s = time.monotonic() + STATUS_S
+    try:
+        while time.monotonic() < deadline_s:
+            if passed := tap.next(LOOK_S):
+                news.take(*passed, time.monotonic())
+            elif news and news.has(_expected(home)):
+                break
+    finally:
+        tap.close()
+    return news
+
+
+def _expected(home: Path) -> list[tuple[str, str]]:
+    sources = [path.stem for path in bus_directory(home).glob("*.sock")]
+    return [(topic, source) for source in sources for topic in owned_by(source)]
+
+
+@image.command()
+def build(
+    context: typer.Context,
+    tag: Annotated[
+        str | None, typer.Option(metavar="T", help="Name it so; default: TASK_IMAGE.")
+    ] = None,
+) -> None:
+    """Build the task image on the worker's Docker engine."""
+    settings = _settings(context.obj)
+    script = foreground.ROOT / "procs" / "executor" / "image" / "build.sh"
+    done = subprocess.run(
+        [script, tag or settings.task_image],
+        env=context.obj | {"DOCKER_HOST": settings.docker_host},
+        check=False,
+    )
+    raise typer.Exit(done.returncode)
