@@ -20,6 +20,7 @@ from shared.taskdir import (
     read_spec,
     write_record,
 )
+from tests.shared.polling import names
 
 SPEC_FULL = Spec(
     task_id="job-1.b",
@@ -82,7 +83,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     write_record(tmp_path / REPORT, REPORT_FULL)
     assert read_spec(tmp_path) == SPEC_FULL
     assert read_report(tmp_path) == REPORT_FULL
-    assert sorted(os.listdir(tmp_path)) == [REPORT, SPEC]
+    assert names(tmp_path) == [REPORT, SPEC]
 
 
 def test_a_record_of_a_newer_version_is_read(tmp_path: Path) -> None:
