@@ -158,10 +158,10 @@ def test_a_foreign_topic_is_dropped_on_receive(home: Path, opened: Open) -> None
         reader.connect_new()
         until(lambda: rogue.poll(10), "subscriptions")
         for parts in (
-            [b"task.want", b"monitor@host", want],
+            [b"host.load", b"monitor@other", load],
             [b"host.load", b"monitor@host", want],
-            [b"task.want", b"master_link", want],
-            [b"task.want", b"master_link@x", want],
+            [b"host.load", b"master_link", want],
+            [b"host.load", b"master_link@x", want],
             [b"host.load", b"monitor@host", b"\xc1 garbage"],
             [b"host.load", b"\xff", load],
             [b"host.load"],
