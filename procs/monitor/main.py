@@ -1,0 +1,88 @@
+"""The monitor process: reads the machine once a second, publishes it, keeps samples of it.
+
+`python -m procs.monitor host`; the argument names what is watched. The judgement is in
+core.py, the reading in host.py, the samples in writer.py and store.py.
+
+Reads nothing from the bus. Publishes: host.load.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from procs.monitor.core import Watches, alerts, next_watches, readings
+from procs.monitor.host import Host
+from procs.monitor.store import SCHEMA_VERSION
+from procs.monitor.writer import Writer
+from shared.messages import Alert, HostLoad
+from shared.service import Context, run
+from shared.settings import EXIT_BAD_SETTINGS
+
+HOST = "host"
+CAPABILITIES: frozenset[str] = frozenset()
+DATABASE = "load.db"
+
+
+class HostMonitor:
+    """Ties the machine to the bus and to the samples."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._host = Host(context.home)
+        self._writer = Writer(context.home / "lib" / DATABASE, context.log)
+        self._watches: Watches = {}
+        self._started_unix_s = time.time()
+        self._is_first = True
+
+    def beat(self, now_s: float) -> None:
+        if not self._writer.is_alive:
+            raise RuntimeError("the thread that writes the samples has ended")
+        load = self._host.read(now_s)
+        if self._is_first:  # CPU use over the milliseconds of our own start says nothing
+            self._is_first = False
+            load = HostLoad(at_s=now_s, synced=False, inventory=load.inventory)
+        else:
+            load = self._judge(load, now_s)
+            self._writer.add((int(time.time()), load))
+        self._context.bus.publish(load)
+
+    def _judge(self, load: HostLoad, now_s: float) -> HostLoad:
+        before = {alert.rule for alert in alerts(self._watches)}
+        self._watches = next_watches(
+            self._watches, readings(load), self._context.settings.node_name, now_s, time.time()
+        )
+        raised = alerts(self._watches)
+        for alert in raised:
+            if alert.rule not in before:
+                self._context.log.warning("alert %s: %.1f %%", alert.rule, alert.value)
+        return msgspec.structs.replace(load, alerts=raised + self._refused_store())
+
+    def _refused_store(self) -> tuple[Alert, ...]:
+        version = self._writer.newer_version
+        if version is None:
+            return ()
+        return (
+            Alert(
+                rule="newer_database", subject=DATABASE, value=version,
+                threshold=SCHEMA_VERSION, raised_unix_s=self._started_unix_s,
+            ),
+        )  # fmt: skip
+
+    def wake(self, ready: set[int], now_s: float) -> None:
+        """Nothing is read but the clock."""
+
+    def descriptors(self) -> Iterable[int]:
+        return ()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def main(arguments: Sequence[str]) -> int:
+    if list(arguments) != [HOST]:
+        given = " ".join(arguments) or "nothing"
+        print(f"monitor: the argument must be {HOST}, not {given}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    return run(f"monitor@{HOST}", CAPABILITIES, (), HostMonitor)

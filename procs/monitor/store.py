@@ -1,0 +1,159 @@
+"""`lib/load.db`: the samples behind the charts. Nothing else is kept there.
+
+Table `samples`: one row for each (resolution_s, at_unix_s), the columns named as in HostLoad.
+Resolution 1 is kept an hour, 10 a day, 60 a week; the coarser rows are averages of the finer
+(the network's counters: the highest). Readers open it with mode=ro, one connection a query.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared.messages import HostLoad
+
+SCHEMA_VERSION = 1
+KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows, some 3 MB
+LARGEST_BYTES = 50 * 2**20  # SQLite itself refuses to grow past it
+CACHE_KIB = 256  # the writer touches a few pages; each process counts its megabytes
+BUSY_S = 5.0
+CLOCK_SLACK_S = 60  # a row further ahead was written before the clock was set back
+
+AVERAGED = (
+    "cpu_pct", "memory_pct", "memory_used_bytes", "swap_pct", "disk_free_bytes", "load_1m",
+    "pressure_cpu_pct", "pressure_memory_pct", "pressure_io_pct",
+)  # fmt: skip
+HIGHEST = ("disk_total_bytes", "network_received_bytes", "network_sent_bytes")
+COLUMNS = AVERAGED + HIGHEST
+
+Sample = tuple[int, HostLoad]  # the wall clock's second, the reading
+
+
+class NewerStoreError(Exception):
+    """A later version of this program wrote the file: it is left as it is."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        super().__init__(f"{path} has version {version}, this program knows {SCHEMA_VERSION}")
+        self.version = version
+
+
+class StoreError(Exception):
+    """The samples could not be written now: the disk is full, or the file is locked."""
+
+
+class BrokenStoreError(Exception):
+    """The file is no database any more."""
+
+
+class Store:
+    """The one writer; all of it in one thread."""
+
+    def __init__(self, path: Path, log: logging.Logger) -> None:
+        self._path, self._log = path, log
+        try:
+            self._database = _open(path)
+        except BrokenStoreError as err:
+            self._renew(err)
+
+    def write(self, samples: Sequence[Sample]) -> None:
+        """One transaction: the samples, the averages they belong to, and what is too old goes."""
+        try:
+            _write(self._database, samples)
+        except BrokenStoreError as err:
+            self._database.close()
+            self._renew(err)
+            _write(self._database, samples)
+
+    def _renew(self, err: BrokenStoreError) -> None:
+        aside = self._path.with_name(f"{self._path.name}.broken-{int(time.time())}")
+        for suffix in ("", "-wal", "-shm"):
+            part = self._path.with_name(self._path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        self._log.error("%s is broken (%s): set aside as %s", self._path, err, aside.name)
+        self._database = _open(self._path)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    try:
+        _prepare(database, path)
+    except sqlite3.OperationalError as err:
+        database.close()
+        raise StoreError(f"{path}: {err}") from err
+    except sqlite3.DatabaseError as err:
+        database.close()
+        raise BrokenStoreError(str(err)) from err
+    except NewerStoreError:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise NewerStoreError(path, version)
+    complaint = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if complaint != "ok":
+        raise sqlite3.DatabaseError(complaint)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {LARGEST_BYTES // page_bytes}")
+    columns = "".join(f", {name} REAL" for name in COLUMNS)
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS samples (resolution_s INTEGER NOT NULL, at_unix_s INTEGER"
+        f" NOT NULL{columns}, PRIMARY KEY (resolution_s, at_unix_s)) WITHOUT ROWID"
+    )
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _write(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
+    try:
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            _insert(database, samples)
+            _average(database, samples)
+            _thin(database, max(at for at, _ in samples))
+    except sqlite3.OperationalError as err:
+        raise StoreError(str(err)) from err
+    except sqlite3.DatabaseError as err:
+        raise BrokenStoreError(str(err)) from err
+
+
+def _insert(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
+    marks = ", ".join("?" * (len(COLUMNS) + 1))
+    database.executemany(
+        f"INSERT OR REPLACE INTO samples (resolution_s, at_unix_s, {', '.join(COLUMNS)})"
+        f" VALUES (1, {marks})",
+        [(at, *(getattr(load, name) for name in COLUMNS)) for at, load in samples],
+    )
+
+
+def _average(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
+    """Make each coarser row that a sample falls into, anew from what is there of it."""
+    figures = [f"avg({name})" for name in AVERAGED] + [f"max({name})" for name in HIGHEST]
+    finer = 1
+    for coarser in sorted(KEEP_S)[1:]:
+        for start in {at - at % coarser for at, _ in samples}:
+            database.execute(
+                f"INSERT OR REPLACE INTO samples (resolution_s, at_unix_s, {', '.join(COLUMNS)})"
+                f" SELECT ?, ?, {', '.join(figures)} FROM samples"
+                " WHERE resolution_s = ? AND at_unix_s >= ? AND at_unix_s < ?",
+                (coarser, start, finer, start, start + coarser),
+            )
+        finer = coarser
+
+
+def _thin(database: sqlite3.Connection, now_unix_s: int) -> None:
+    for resolution, age in KEEP_S.items():
+        database.execute(
+            "DELETE FROM samples WHERE resolution_s = ? AND (at_unix_s < ? OR at_unix_s > ?)",
+            (resolution, now_unix_s - age, now_unix_s + CLOCK_SLACK_S),
+        )
