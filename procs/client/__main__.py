@@ -1,0 +1,5 @@
+"""`python -m procs.client`."""
+
+from procs.client.main import main
+
+main()

@@ -1,0 +1,165 @@
+"""`hivemind`: the command line of those who have tasks to run."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from procs.client import core, run, tables
+from procs.client.api import Master, MasterError
+from procs.client.core import Malformed
+from procs.client.output import OutputError
+
+DEFAULT_MASTER = "http://127.0.0.1:8080"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+MasterUrl = Annotated[
+    str, typer.Option("--master", envvar="HIVEMIND_MASTER", help="The master's URL.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+TaskId = Annotated[str, typer.Argument(metavar="ID")]
+
+
+@app.callback()
+def _program() -> None:
+    """Runs tasks on a HiveMind master's workers."""
+
+
+@app.command("run")
+def _run(
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run; none: the image's own.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Default: the node's task image.")] = "",
+    input_: Annotated[
+        list[Path] | None, typer.Option("--input", help="A file or directory, seen at /task.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the task's /output goes.")] = None,
+    requirement: Annotated[list[str] | None, typer.Option(help="A pip requirement.")] = None,
+    cpus: Annotated[float, typer.Option(help="0: the node's default.")] = 0.0,
+    memory: Annotated[str, typer.Option(help="As 512m or 2g.")] = "0",
+    gpus: int = 0,
+    timeout: Annotated[str, typer.Option(help="Of the run itself, as 10m.")] = "0",
+    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the task.")] = None,
+    secret: Annotated[list[str] | None, typer.Option(help="As --env; shown nowhere.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that a node has.")] = None,
+    network: Annotated[str, typer.Option(help="none or egress.")] = "none",
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    master: MasterUrl = DEFAULT_MASTER,
+) -> None:
+    """Run a command on a node: its log live, its output fetched, its own exit code."""
+    with _connected(master) as api:
+        body = {
+            "image": image,
+            "command": command or [],
+            "environment": core.pairs(env or [], "--env"),
+            "secrets": core.pairs(secret or [], "--secret"),
+            "labels": core.pairs(label or [], "--label"),
+            "requirements": requirement or [],
+            "cpus": cpus,
+            "memory_bytes": core.size_bytes(memory),
+            "gpus": gpus,
+            "timeout_s": core.duration_s(timeout),
+            "network": network,
+            "priority": priority,
+        }
+        code = _run_to_the_end(api, body, input_ or [], output)
+    raise typer.Exit(code)
+
+
+@app.command("nodes")
+def _nodes(as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """The nodes that have joined."""
+    with _connected(master) as api:
+        found = api.get("/api/v1/nodes")["nodes"]
+    _print_json(found) if as_json else tables.show(tables.nodes(found))
+
+
+@app.command("tasks")
+def _tasks(as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """The tasks, newest first."""
+    with _connected(master) as api:
+        found = api.get("/api/v1/tasks")["tasks"]
+    _print_json(found) if as_json else tables.show(tables.tasks(found))
+
+
+@app.command("logs")
+def _logs(
+    task_id: TaskId,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the task ends.")] = False,
+    as_json: AsJson = False,
+    master: MasterUrl = DEFAULT_MASTER,
+) -> None:
+    """A task's log: its stdout to stdout, its stderr to stderr."""
+    with _connected(master) as api:
+        lines = api.follow(task_id) if follow else api.log(task_id, None, 0, follow=False)
+        for line in lines:
+            if line is None or "data" not in line:
+                continue
+            if as_json:
+                print(json.dumps(line), flush=True)
+            else:
+                run.write_record(line)
+
+
+@app.command("cancel")
+def _cancel(
+    task_id: TaskId, as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER
+) -> None:
+    """Ask for a task's end; what it logged and left so far stays."""
+    with _connected(master) as api:
+        task = api.post(f"/api/v1/tasks/{task_id}/cancel")
+    if as_json:
+        _print_json(task)
+    else:
+        print(core.summary(task) if task["ended"] else f"{task_id} is being cancelled")
+
+
+def _run_to_the_end(
+    api: Master, body: dict[str, Any], inputs: list[Path], output: Path | None
+) -> int:
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise Malformed(f"--output {output}: {err.strerror}") from err
+    task_id = run.submit(api, body, inputs)
+    api.patient = True
+    with run.cancelling(api, task_id):
+        task = run.follow(api, task_id)
+        if output is not None:
+            run.retried(lambda: run.fetch(api, task, output))
+    run.note(core.summary(task))
+    return core.exit_code(task)
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Master]:
+    """The master; what goes wrong with it is one line and our own exit code."""
+    api = Master(url)
+    try:
+        yield api
+    except (MasterError, Malformed, OutputError) as err:
+        run.note(str(err))
+        raise typer.Exit(core.OWN_FAILURE) from err
+    except BrokenPipeError as err:  # who read us is gone: leave quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(core.OWN_FAILURE) from err
+    except KeyboardInterrupt as err:
+        raise typer.Exit(run.INTERRUPTED) from err
+    finally:
+        api.close()
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,80 @@
+"""Tables and bars for people."""
+
+import datetime
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+
+def nodes(found: list[dict[str, Any]]) -> Table:
+    table = _table("node", "name", "state", "trust", "cpus", "memory", "gpus", "tasks", "reward")
+    for node in found:
+        inventory = node["inventory"]
+        table.add_row(
+            node["node_id"],
+            node["name"],
+            node["state"],
+            str(node["trust_level"]),
+            str(inventory.get("cpu_count", 0)),
+            f"{int(inventory.get('memory_bytes', 0)) / 2**30:.1f} GiB",
+            str(len(inventory.get("gpus", []))),
+            str(node["tasks"]),
+            str(node["reward_total"]),
+        )
+    return table
+
+
+def tasks(found: list[dict[str, Any]]) -> Table:
+    table = _table("task", "state", "exit", "attempt", "node", "submitted", "reward", "note")
+    for task in found:
+        code = task["exit_code"]
+        table.add_row(
+            task["task_id"],
+            task["state"],
+            "" if code is None or code < 0 else str(code),
+            str(task["attempt"]),
+            task["node_id"] or "",
+            f"{datetime.datetime.fromtimestamp(task['submitted_unix_s']):%Y-%m-%d %H:%M:%S}",
+            "" if task["reward"] is None else str(task["reward"]),
+            task["error"] or task["detail"],
+        )
+    return table
+
+
+def show(table: Table) -> None:
+    Console().print(table, markup=False)
+
+
+class Bar:
+    """Counts what passes, on a bar where stderr is a terminal."""
+
+    def __init__(self, progress: Progress, total_bytes: int, text: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(text, total=total_bytes)
+
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._progress.advance(self._task, len(chunk))
+            yield chunk
+
+
+@contextmanager
+def bar(text: str, total_bytes: int) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = Console(file=sys.stderr)
+    with Progress(
+        *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        yield Bar(progress, total_bytes, text)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

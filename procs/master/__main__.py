@@ -1,0 +1,5 @@
+"""`python -m procs.master serve`."""
+
+from procs.master.cli import main
+
+main()

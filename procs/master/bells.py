@@ -1,0 +1,30 @@
+"""Wakes those who wait for a change. Says only that something changed, never what."""
+
+import asyncio
+
+
+class Bells:
+    """Named bells. Take the event first, then look, then wait: no ring is missed."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, asyncio.Event] = {}
+
+    def listen(self, name: str) -> asyncio.Event:
+        return self._events.setdefault(name, asyncio.Event())
+
+    def ring(self, name: str) -> None:
+        event = self._events.pop(name, None)
+        if event is not None:
+            event.set()
+
+    def ring_all(self) -> None:
+        for name in list(self._events):
+            self.ring(name)
+
+
+async def wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Until it rings, or `timeout_s` passed."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return

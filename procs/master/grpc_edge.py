@@ -1,0 +1,191 @@
+"""gRPC as the master uses it: options, addresses, and how a worker is called.
+
+A worker is called at its `task_endpoint`, else through the channel that it opened. Both carry the
+same messages; a call that was not answered is Unanswered, whatever the reason.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from typing import TypeVar
+
+import grpc
+
+from shared.pb import hivemind_pb2 as pb
+from shared.pb import hivemind_pb2_grpc as pb_grpc
+
+log = logging.getLogger("master")
+
+MESSAGE_BYTES = 16 * 2**20
+CALL_TIMEOUT_S = 20.0
+MESSAGE_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+SERVER_OPTIONS = [
+    *MESSAGE_OPTIONS,
+    ("grpc.so_reuseport", 0),  # else a second server binds the same port
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+DIAL_OPTIONS = [
+    *MESSAGE_OPTIONS,
+    ("grpc.enable_http_proxy", 0),  # a proxy would apply to loopback too
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # we pace ourselves
+]
+
+Answer = TypeVar("Answer", pb.TaskAssignmentResponse, pb.TaskCancelResponse)
+Asked = pb.TaskAssignmentResponse | pb.TaskCancelResponse
+
+
+class Unanswered(Exception):
+    """The worker did not answer: it may or may not have heard."""
+
+
+def is_loopback(address: str) -> bool:
+    """`host:port` where host is a loopback address or localhost."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Channel:
+    """A worker's OpenChannel: what goes out, and who waits for which answer."""
+
+    def __init__(self) -> None:
+        self.outgoing: asyncio.Queue[pb.MasterMessage | None] = asyncio.Queue()
+        self._waiting: dict[tuple[str, str, int], asyncio.Future[Asked]] = {}
+        self._closed = False
+
+    async def assign(self, request: pb.TaskAssignmentRequest) -> pb.TaskAssignmentResponse:
+        answer = await self._ask(
+            ("assigned", request.task_id, request.attempt), pb.MasterMessage(assign=request)
+        )
+        assert isinstance(answer, pb.TaskAssignmentResponse)  # by its key
+        return answer
+
+    async def cancel(self, request: pb.TaskCancelRequest) -> pb.TaskCancelResponse:
+        answer = await self._ask(
+            ("cancelled", request.task_id, request.attempt), pb.MasterMessage(cancel=request)
+        )
+        assert isinstance(answer, pb.TaskCancelResponse)  # by its key
+        return answer
+
+    def answered(self, message: pb.NodeMessage) -> None:
+        """Hand an answer to who waits for it; one that nobody waits for is dropped."""
+        kind = message.WhichOneof("body")
+        if kind not in ("assigned", "cancelled"):
+            return
+        answer: Asked = message.assigned if kind == "assigned" else message.cancelled
+        future = self._waiting.get((kind, answer.task_id, answer.attempt))
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def close(self) -> None:
+        """End the stream; who waits for an answer is told."""
+        if not self._closed:
+            self._closed = True
+            self.outgoing.put_nowait(None)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unanswered("the channel was closed"))
+
+    async def _ask(self, key: tuple[str, str, int], message: pb.MasterMessage) -> Asked:
+        if self._closed:
+            raise Unanswered("the channel was closed")
+        future: asyncio.Future[Asked] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future
+        self.outgoing.put_nowait(message)
+        try:
+            return await asyncio.wait_for(future, CALL_TIMEOUT_S)
+        except TimeoutError as err:
+            raise Unanswered(f"no answer within {CALL_TIMEOUT_S:g} s") from err
+        finally:
+            if self._waiting.get(key) is future:
+                del self._waiting[key]
+
+
+class Workers:
+    """How each worker can be called."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self._dialled: dict[str, grpc.aio.Channel] = {}
+
+    def opened(self, node_id: str, channel: Channel) -> None:
+        """The node opened a channel; a newer one replaces the older."""
+        older = self._channels.get(node_id)
+        self._channels[node_id] = channel
+        if older is not None:
+            older.close()
+
+    def closed(self, node_id: str, channel: Channel) -> None:
+        channel.close()
+        if self._channels.get(node_id) is channel:
+            del self._channels[node_id]
+
+    def has_channel(self, node_id: str) -> bool:
+        return node_id in self._channels
+
+    async def assign(
+        self, node_id: str, endpoint: str, request: pb.TaskAssignmentRequest
+    ) -> pb.TaskAssignmentResponse:
+        if endpoint:
+            try:
+                answer: pb.TaskAssignmentResponse = await self._stub(endpoint).AssignTask(
+                    request, timeout=CALL_TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError as err:
+                self._fall_back(node_id, err)
+            else:
+                return answer
+        return await self._channel(node_id).assign(request)
+
+    async def cancel(
+        self, node_id: str, endpoint: str, request: pb.TaskCancelRequest
+    ) -> pb.TaskCancelResponse:
+        if endpoint:
+            try:
+                answer: pb.TaskCancelResponse = await self._stub(endpoint).CancelTask(
+                    request, timeout=CALL_TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError as err:
+                self._fall_back(node_id, err)
+            else:
+                return answer
+        return await self._channel(node_id).cancel(request)
+
+    def close_channels(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    async def close(self) -> None:
+        self.close_channels()
+        for dialled in self._dialled.values():
+            await dialled.close(0)
+
+    def _channel(self, node_id: str) -> Channel:
+        if node_id not in self._channels:
+            raise Unanswered("the node has no channel open")
+        return self._channels[node_id]
+
+    def _fall_back(self, node_id: str, err: grpc.aio.AioRpcError) -> None:
+        """Both ways carry the same call, which has the effect of once."""
+        if node_id not in self._channels:
+            raise Unanswered(f"{err.code().name}: {err.details()}") from err
+        log.info("node %s does not answer at its address, asking by its channel", node_id)
+
+    def _stub(self, endpoint: str) -> pb_grpc.TaskServiceStub:
+        if not is_loopback(endpoint):
+            raise Unanswered(f"{endpoint} is no loopback address, and this master speaks no TLS")
+        if endpoint not in self._dialled:
+            self._dialled[endpoint] = grpc.aio.insecure_channel(endpoint, options=DIAL_OPTIONS)
+        return pb_grpc.TaskServiceStub(self._dialled[endpoint])  # type: ignore[no-untyped-call]

@@ -1,0 +1,206 @@
+"""TaskService on the master's side: what nodes say of their attempts, and what they fetch.
+
+Nothing is acknowledged that is not on disk. What is said of an attempt that nobody waits for is
+acknowledged and dropped.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import grpc
+import sqlalchemy as sa
+
+from procs.master import log_records, task_records
+from procs.master.bells import Bells
+from procs.master.database import Database
+from procs.master.dispatcher import Dispatcher
+from procs.master.files import Files, Output
+from procs.master.task_records import Key, NotYours
+from shared.pb import hivemind_pb2 as pb
+from shared.pb import hivemind_pb2_grpc as pb_grpc
+
+log = logging.getLogger("master")
+
+DEFAULT_OUTPUT_LIMIT_BYTES = 2**30
+ARCHIVE_SLACK_BYTES = 64 * 2**20  # what an archive adds to files that do not compress
+
+DIGEST_BYTES = 32
+NO_DIGEST = "none"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TaskServer(pb_grpc.TaskServiceServicer):
+    """What nodes call. AssignTask and CancelTask are the worker's to serve."""
+
+    def __init__(
+        self, database: Database, files: Files, dispatcher: Dispatcher, bells: Bells
+    ) -> None:
+        self._database, self._files = database, files
+        self._dispatcher, self._bells = dispatcher, bells
+
+    async def AssignTask(
+        self, request: pb.TaskAssignmentRequest, context: Context
+    ) -> pb.TaskAssignmentResponse:
+        await _abort(context, grpc.StatusCode.UNIMPLEMENTED, "a worker serves this call")
+
+    async def CancelTask(
+        self, request: pb.TaskCancelRequest, context: Context
+    ) -> pb.TaskCancelResponse:
+        await _abort(context, grpc.StatusCode.UNIMPLEMENTED, "a worker serves this call")
+
+    async def ReportTaskStatus(
+        self, request: pb.TaskStatusRequest, context: Context
+    ) -> pb.TaskStatusResponse:
+        try:
+            wanted = await self._database.run(task_records.status, request)
+        except NotYours as err:
+            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, str(err))
+        self._bells.ring(request.task_id)
+        return pb.TaskStatusResponse(wanted=wanted)
+
+    async def StreamTaskLogs(
+        self, chunks: AsyncIterator[pb.TaskLogChunk | None], context: Context
+    ) -> AsyncIterator[pb.TaskLogAck]:
+        """One acknowledgement for each chunk, of what is stored; many tasks on one stream."""
+        async for chunk in chunks:
+            if chunk is None:
+                continue
+            next_sequence = await self._database.run(log_records.append, chunk)
+            self._bells.ring(chunk.task_id)
+            yield pb.TaskLogAck(
+                task_id=chunk.task_id, attempt=chunk.attempt, next_sequence=next_sequence
+            )
+
+    async def FetchTaskInput(
+        self, request: pb.TaskInputRequest, context: Context
+    ) -> AsyncIterator[pb.TaskInputChunk]:
+        key = Key(request.task_id, request.attempt)
+        sha256 = await self._database.run(_input_sha256, key, request.path)
+        offset = request.offset
+        while True:
+            data = await asyncio.to_thread(self._files.input_bytes, sha256, offset)
+            if data is None:
+                text = f"{key} has no input {request.path!r} here"
+                await _abort(context, grpc.StatusCode.NOT_FOUND, text)
+            if not data:
+                return
+            yield pb.TaskInputChunk(offset=offset, data=data)
+            offset += len(data)
+
+    async def QueryTaskOutput(
+        self, request: pb.TaskOutputQuery, context: Context
+    ) -> pb.TaskOutputReceipt:
+        key = Key(request.task_id, request.attempt)
+        if await self._database.run(task_records.wanted, key) is None:
+            return pb.TaskOutputReceipt(complete=True)
+        await _check_digest(request.sha256, context)
+        return await asyncio.to_thread(_receipt, self._files.output(key, request.sha256))
+
+    async def UploadTaskOutput(
+        self, chunks: AsyncIterator[pb.TaskOutputChunk | None], context: Context
+    ) -> pb.TaskOutputReceipt:
+        """Stores what follows what is there. The receipt says where to go on, or all is well."""
+        output: Output | None = None
+        most_bytes = 0
+        async for chunk in chunks:
+            if chunk is None:
+                continue
+            if output is None:
+                key = Key(chunk.task_id, chunk.attempt)
+                row = await self._database.run(_task_of_wanted, key)
+                if row is None:
+                    return pb.TaskOutputReceipt(complete=True)
+                await _check_digest(chunk.sha256, context)
+                most_bytes = _most_output_bytes(row)
+                output = self._files.output(key, chunk.sha256)
+            if chunk.total_bytes > most_bytes:
+                text = f"an output of {chunk.total_bytes} bytes is over the task's limit"
+                await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+            if not await asyncio.to_thread(_store, output, chunk):
+                break
+        if output is None:
+            return pb.TaskOutputReceipt()
+        return await asyncio.to_thread(_receipt, output)
+
+    async def SubmitTaskResult(
+        self, request: pb.TaskResultRequest, context: Context
+    ) -> pb.TaskResultResponse:
+        """Acknowledged once it is stored, with its whole log and output."""
+        key = Key(request.task_id, request.attempt)
+        output = request.output.sha256
+        if output:
+            await _check_digest(output, context)
+        if output and not await asyncio.to_thread(self._files.output(key, output).complete):
+            wanted = await self._database.run(task_records.wanted, key)
+            return pb.TaskResultResponse(acknowledged=wanted is None)
+        try:  # shielded from the caller's deadline: what is stored must also be made known
+            stored = await asyncio.shield(self._dispatcher.in_background(self._keep(request)))
+        except NotYours as err:
+            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, str(err))
+        return pb.TaskResultResponse(acknowledged=stored)
+
+    async def _keep(self, request: pb.TaskResultRequest) -> bool:
+        stored = await self._database.run(_finish, request, time.time())
+        if stored:
+            log.info("%s.%d has ended", request.task_id, request.attempt)
+            await self._dispatcher.ended(request.task_id)
+        return stored
+
+
+def _finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s: float) -> bool:
+    """Store the result; False: a part of its log is missing, or it is no final state."""
+    row = task_records.wanted(connection, Key(request.task_id, request.attempt))
+    if row is None:
+        return True
+    task_records.check_holder(row, request.node_id)
+    if row["log_next"] < request.log_records or request.state not in task_records.FINAL:
+        return False
+    task_records.finish(connection, request, now_unix_s)
+    return True
+
+
+def _input_sha256(connection: sa.Connection, key: Key, path: str) -> str:
+    """The digest of a task's input; one that is found nowhere when it has none such."""
+    row = _task_of_wanted(connection, key)
+    if row is None:
+        return NO_DIGEST
+    spec = pb.TaskAssignmentRequest.FromString(row["spec"])
+    return next((i.sha256.hex() for i in spec.inputs if i.path == path), NO_DIGEST)
+
+
+def _task_of_wanted(connection: sa.Connection, key: Key) -> task_records.Row | None:
+    if task_records.wanted(connection, key) is None:
+        return None
+    return task_records.task(connection, key.task_id)
+
+
+def _most_output_bytes(row: task_records.Row) -> int:
+    limit = pb.TaskAssignmentRequest.FromString(row["spec"]).output_limit_bytes
+    return (limit or DEFAULT_OUTPUT_LIMIT_BYTES) + ARCHIVE_SLACK_BYTES
+
+
+def _store(output: Output, chunk: pb.TaskOutputChunk) -> bool:
+    if not output.write(chunk.offset, chunk.data, chunk.total_bytes):
+        return False
+    if output.stored_bytes() == chunk.total_bytes:
+        return output.finish()
+    return True
+
+
+def _receipt(output: Output) -> pb.TaskOutputReceipt:
+    return pb.TaskOutputReceipt(stored_bytes=output.stored_bytes(), complete=output.complete())
+
+
+async def _check_digest(sha256: bytes, context: Context) -> None:
+    if len(sha256) != DIGEST_BYTES:
+        text = f"sha256 has {len(sha256)} bytes, not {DIGEST_BYTES}"
+        await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, text)
+
+
+async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
+    await context.abort(code, details)
+    raise AssertionError("abort always raises")
