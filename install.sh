@@ -1,0 +1,346 @@
+#!/usr/bin/env bash
+# Installs HiveMind Worker from this checkout, shows it at work, tests it. See usage below.
+#
+# System packages come from apt and only where something is missing; Python's packages go into
+# .venv, each checked against the hash in .requirements.lock (what runs) or .requirements-dev.lock
+# (what tests need too). Nothing asks, so it runs without a terminal.
+set -euo pipefail
+exec </dev/null
+cd "$(dirname "${BASH_SOURCE[0]}")"
+PATH=$PATH:/usr/sbin:/sbin
+umask 022
+
+# What must be there: a command or a file, and the packages of which the first that exists brings it.
+RUN_NEEDS=(
+  dockerd:docker.io 'docker:docker-cli,docker.io' iptables:iptables ip:iproute2 curl:curl
+  gcc:gcc musl-gcc:musl-tools /usr/include/stdio.h:libc6-dev
+)
+TEST_NEEDS=(
+  chromium:chromium /usr/share/fonts/truetype/dejavu:fonts-dejavu-core wg:wireguard-tools
+  wireguard-go:wireguard-go shellcheck:shellcheck
+)
+TASK_IMAGE=justin308/hivemind-worker # the worker's default
+READY_WITHIN_S=60                    # the worker takes about three; a loaded machine more
+
+usage() {
+  cat <<'TEXT'
+./install.sh                 install; says how to start the worker
+./install.sh demo [--once]   a master, a worker and a task on real parts; stays until Ctrl-C, or ends after the task
+./install.sh test [OPTION…]  install what the tests need too, run every check and all tests (OPTIONs go to pytest)
+./install.sh lock            write the two lock files anew from pyproject.toml, each package at its newest
+TEXT
+}
+
+say() {
+  echo "install.sh: $1" >&2
+}
+
+fail() {
+  say "$1"
+  exit 1
+}
+
+# ------------------------------------------------------------------------------ what it needs
+
+find_python() {
+  for python in python3 python3.11 python3.12 python3.13 python3.14; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then return; fi
+  done
+  fail "Python 3.11 or newer is missing: install it as python3 or python3.11"
+}
+
+venv_needs() {
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    "$python" -c 'import sys; print("ensurepip:python%d.%d-venv" % sys.version_info[:2])'
+  fi
+}
+
+is_there() {
+  case $1 in
+    ensurepip) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
+    /*) [ -e "$1" ] ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
+# The packages to install, one a line; alternatives are joined by commas.
+missing() {
+  local need
+  for need in "$@"; do
+    if ! is_there "${need%%:*}"; then echo "${need#*:}"; fi
+  done | sort -u
+}
+
+first_known_package() {
+  local package
+  for package in ${1//,/ }; do
+    if apt-cache show "$package" >/dev/null 2>&1; then break; fi
+  done
+  echo "$package"
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+install_packages() {
+  local wanted names=() name
+  wanted=$(missing "$@" "$(venv_needs)")
+  [ -n "$wanted" ] || return 0
+  name=$(missing "$@" "$(venv_needs)" | sed 's/.*,//' | sort -u | xargs)
+  say "installing with apt-get: $name"
+  command -v apt-get >/dev/null || fail "there is no apt-get here: install these yourself, then run this again"
+  if [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
+    fail "that takes root: run 'apt-get install $name' as root, then this again"
+  fi
+  as_root apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
+  for name in $wanted; do names+=("$(first_known_package "$name")"); done
+  begin "apt-get install ${names[*]}" "$work/apt.log"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+    -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "${names[@]}" >"$work/apt.log" 2>&1
+  wanted=$(missing "$@" "$(venv_needs)")
+  [ -z "$wanted" ] || fail "apt-get did not bring all that was expected of: ${wanted//$'\n'/ }"
+  step=''
+}
+
+# $1 is a lock file. An environment that was made from the same files is left as it is; the one for
+# the tests has all that the worker needs.
+make_environment() {
+  local digest
+  digest=$("$python" -VV | cat - .requirements.lock .requirements-dev.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+  if [ "$(cat .venv/.made-from 2>/dev/null)" = "$digest $1" ] ||
+    [ "$(cat .venv/.made-from 2>/dev/null)" = "$digest .requirements-dev.lock" ]; then
+    return
+  fi
+  say "making the virtual environment .venv from $1"
+  "$python" -m venv --clear .venv
+  .venv/bin/python -m pip install -qq --no-deps --require-hashes -r "$1"
+  .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --editable .
+  echo "$digest $1" >.venv/.made-from
+}
+
+prepare() {
+  work=$(mktemp -d /tmp/hivemind-XXXXXX)
+  trap on_exit EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  find_python
+}
+
+on_exit() {
+  local code=$?
+  trap '' INT TERM HUP
+  if [ "$code" -ne 0 ] && [ -n "${step-}" ]; then
+    say "failed: $step"
+    [ ! -s "${evidence-}" ] || { say "the end of $evidence:"; tail -n 30 "$evidence" >&2; }
+  fi
+  stop_demo
+  rm -rf -- "$work"
+  exit "$code"
+}
+
+# ---------------------------------------------------------------------------------- the demo
+
+# What is being done, and the file that tells why it failed.
+begin() {
+  step=$1
+  evidence=${2-}
+  say "$step"
+}
+
+start_engine() {
+  begin "looking for a Docker engine"
+  docker version >/dev/null 2>&1 && return
+  [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and only root can start one: start Docker, or run this as root"
+  begin "starting a private Docker engine" "$work/e/dockerd.log"
+  engine=$work/e
+  DOCKER_HOST=$(tests/system/engine/start.sh "$engine")
+  export DOCKER_HOST
+}
+
+build_image() {
+  begin "building the task image $TASK_IMAGE"
+  procs/executor/image/build.sh "$TASK_IMAGE" >/dev/null
+}
+
+start_master() {
+  begin "starting the master" "$work/master.log"
+  setsid .venv/bin/hivemind-master serve --listen 127.0.0.1:0 --http 127.0.0.1:0 --trust-level 3 \
+    --data "$work/master" >"$work/master.log" 2>&1 &
+  master=$!
+  await is_master_ready "$master"
+  HIVEMIND_MASTER=http://$(grep -oP '^hivemind-master ready .*http=\K\S+' "$work/master.log")
+  export HIVEMIND_MASTER
+}
+
+is_master_ready() {
+  grep -q '^hivemind-master ready ' "$work/master.log"
+}
+
+# The page's usual port, or a free one where someone has it.
+choose_web_port() {
+  web_port=$(.venv/bin/python - <<'PYTHON'
+import socket
+
+with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind(("127.0.0.1", 5001))
+    except OSError:
+        probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])
+PYTHON
+  )
+}
+
+start_worker() {
+  begin "starting the worker" "$work/supervisord.log"
+  if .venv/bin/supervisorctl -c supervisor.conf pid >/dev/null 2>&1; then
+    fail "a worker runs from this checkout already: stop it with '.venv/bin/supervisorctl -c supervisor.conf shutdown'"
+  fi
+  choose_web_port
+  HIVEMIND_CONFIG='' HIVEMIND_HOME=$work/home MASTER_NODE_URL=$HIVEMIND_MASTER VPN=off NODE_NAME=demo \
+    WEB_LISTEN=127.0.0.1:$web_port TASK_IMAGE=$TASK_IMAGE \
+    setsid .venv/bin/supervisord -n -c supervisor.conf >"$work/supervisord.log" 2>&1 &
+  worker=$!
+  evidence=$work/home/log/master_link.log
+  await is_node_ready "$worker"
+}
+
+is_node_ready() {
+  .venv/bin/hivemind nodes --json 2>/dev/null | grep -qi '"state": "ready"'
+}
+
+# Until command $1 succeeds, as long as process $2 lives.
+await() {
+  local end=$((SECONDS + READY_WITHIN_S))
+  until "$1"; do
+    kill -0 "$2" 2>/dev/null || fail "it ended at once"
+    [ "$SECONDS" -lt "$end" ] || fail "not there after $READY_WITHIN_S s"
+    sleep 0.2
+  done
+}
+
+run_task() {
+  begin "running a task: count.py, with words.txt as its input" "$work/home/log/executor.log"
+  mkdir "$work/task"
+  printf '%s\n' bee hive bee honey bee >"$work/task/words.txt"
+  cat >"$work/task/count.py" <<'PYTHON'
+import collections
+import time
+
+counts = collections.Counter(open("words.txt").read().split())
+for word, count in counts.most_common():
+    print(f"{word}: {count}")
+    time.sleep(0.3)  # for you to see the log arrive while the task runs
+with open("counts.txt", "w") as file:
+    file.writelines(f"{word} {count}\n" for word, count in counts.most_common())
+PYTHON
+  .venv/bin/hivemind run --input "$work/task/count.py" --input "$work/task/words.txt" \
+    --output "$work/output" -- python3 count.py
+  begin "checking its output" "$work/home/log/executor.log"
+  [ "$(cat "$work/output/counts.txt")" = $'bee 3\nhive 1\nhoney 1' ] || fail "counts.txt is not as it must be"
+  .venv/bin/hivemind tasks
+}
+
+show_page() {
+  begin "asking for the page" "$work/home/log/web.log"
+  curl -fsS --max-time 10 -o /dev/null "http://127.0.0.1:$web_port/monitor.html"
+  echo "The page: http://localhost:$web_port/monitor.html"
+}
+
+stay() {
+  echo "More tasks: HIVEMIND_MASTER=$HIVEMIND_MASTER .venv/bin/hivemind run -- python3 -c 'print(1)'"
+  begin "staying until Ctrl-C" "$work/supervisord.log"
+  trap 'exit 0' INT TERM HUP
+  wait -n "$worker" "$master" || true
+  fail "the worker or the master has ended"
+}
+
+# SIGTERM, and SIGKILL after 20 s.
+end() {
+  local end=$((SECONDS + 20))
+  kill -TERM "$1" 2>/dev/null || return 0
+  while kill -0 "$1" 2>/dev/null && [ "$SECONDS" -lt "$end" ]; do sleep 0.1; done
+  kill -KILL "$1" 2>/dev/null || true
+  wait "$1" 2>/dev/null || true
+}
+
+# The containers of a task that was interrupted outlive the worker by design; not the demo's.
+remove_containers() {
+  local ids
+  mapfile -t ids < <(docker ps --all --quiet --filter "label=hivemind.home=$work/home" 2>/dev/null)
+  [ ${#ids[@]} -eq 0 ] || docker rm --force --volumes "${ids[@]}" >/dev/null 2>&1 || true
+}
+
+stop_demo() {
+  [ -z "${worker-}" ] || end "$worker"
+  [ -z "${master-}" ] || end "$master"
+  [ -z "${worker-}" ] || remove_containers
+  [ -z "${engine-}" ] || tests/system/engine/stop.sh "$engine" --purge
+}
+
+demo() {
+  if [ $# -gt 1 ] || { [ $# -eq 1 ] && [ "$1" != --once ]; }; then usage >&2; exit 2; fi
+  prepare
+  install_packages "${RUN_NEEDS[@]}"
+  make_environment .requirements.lock
+  start_engine
+  build_image
+  start_master
+  start_worker
+  run_task
+  show_page
+  if [ "${1-}" != --once ]; then stay; fi
+  begin "done; stopping all"
+}
+
+# ---------------------------------------------------------------------------------- the rest
+
+install_worker() {
+  prepare
+  install_packages "${RUN_NEEDS[@]}"
+  make_environment .requirements.lock
+  echo "Installed. Start the worker: MASTER_NODE_URL=https://… .venv/bin/supervisord -c supervisor.conf"
+}
+
+# Every check runs, so that one look shows all that is wrong; pytest's word is the last.
+run_tests() {
+  local broken=() code=0
+  prepare
+  [ "$(id -u)" = 0 ] || fail "the tests start Docker engines and network namespaces: run them as root"
+  install_packages "${RUN_NEEDS[@]}" "${TEST_NEEDS[@]}"
+  make_environment .requirements-dev.lock
+  export PATH=$PWD/.venv/bin:$PATH
+  ruff check . || broken+=(ruff)
+  mypy || broken+=(mypy)
+  lint-imports || broken+=(lint-imports)
+  git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck || broken+=(shellcheck)
+  if [ ${#broken[@]} -gt 0 ]; then say "not clean: ${broken[*]}"; fi
+  python -m pytest "$@" || code=$?
+  if [ "$code" -eq 0 ] && [ ${#broken[@]} -gt 0 ]; then code=1; fi
+  exit "$code"
+}
+
+lock() {
+  prepare
+  make_environment .requirements-dev.lock
+  write_lock .requirements-dev.lock --extra dev
+  write_lock .requirements.lock --constraint .requirements-dev.lock
+}
+
+# hatchling and editables install this checkout itself.
+write_lock() {
+  printf '%s\n' hatchling editables | .venv/bin/uv pip compile --quiet --universal --generate-hashes --upgrade \
+    --python-version 3.11 --no-emit-index-url --no-annotate --custom-compile-command "./install.sh lock" \
+    --output-file "$@" pyproject.toml -
+}
+
+case ${1-} in
+  demo) demo "${@:2}" ;;
+  test) run_tests "${@:2}" ;;
+  lock) lock ;;
+  -h | --help) usage ;;
+  '') install_worker ;;
+  *) usage >&2; exit 2 ;;
+esac
