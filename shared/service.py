@@ -27,6 +27,7 @@ from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, load
 from shared.topics import owned_by
 
 PERIOD_S = 1.0
+CHATTY_LIBRARIES = ("docker", "urllib3", "asyncio")  # at DEBUG they would drown our own words
 LOG_BYTES, LOG_FILES = 10 * 2**20, 5
 FAILURES_WINDOW_S = 60.0  # failures within this time make the next life begin later …
 LONGEST_PACE_S = 8.0  # … but sooner than the watchdog calls it a hang (15 s)
@@ -183,6 +184,8 @@ def _log_to(settings: Settings, name: str) -> None:
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         handlers=[handler],
     )
+    for library in CHATTY_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 # ------------------------------------------------------------------ privileges and death
