@@ -1,0 +1,52 @@
+"""link.db from the event loop: one thread for all of it, so that no fsync stops the beat."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from procs.master_link.core import Attempt
+from procs.master_link.store import Store, row_of
+from shared.taskdir import TaskKey
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Records:
+    """What is saved, is saved in the order of the calls."""
+
+    def __init__(self, path: Path) -> None:
+        self._pool = ThreadPoolExecutor(1, "link.db")
+        self._path = path
+        self._later: dict[TaskKey, Attempt] = {}
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self.store = await self.run(Store.open, self._path)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
+
+    async def save(self, *attempts: Attempt) -> None:
+        """Durable when this returns."""
+        await self.run(self.store.save, [row_of(attempt) for attempt in attempts])
+
+    def save_later(self, attempt: Attempt) -> None:
+        """Soon; many at once. For what a crash may repeat."""
+        self._later[attempt.key] = attempt
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        while self._later:
+            attempts, self._later = list(self._later.values()), {}
+            await self.save(*attempts)
+
+    async def close(self) -> None:
+        if self._flushing is not None:
+            await self._flushing
+        await self.run(self.store.close)
+        self._pool.shutdown()

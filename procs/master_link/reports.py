@@ -1,0 +1,212 @@
+"""What ReportNodeStatus says of an interval: averages, peaks, alerts, the reward. Pure.
+
+Intervals are [from, to) without gap or overlap, also when the wall clock is set back.
+"""
+
+from collections.abc import Iterable
+
+from procs.master_link import wire
+from shared.messages import Alert, GpuLoad, GpuSample, HostLoad, ProcessState, TaskState
+from shared.pb import hivemind_pb2 as pb
+from shared.rewards import reward
+
+LONGEST_GAP_S = 600.0  # a worker that was away longer measured nothing: a new beginning
+HOST_FIELDS = {  # the contract's field -> ours, where the average is of what was sampled
+    "cpu_percent": "cpu_pct",
+    "memory_percent": "memory_pct",
+    "memory_used_bytes": "memory_used_bytes",
+    "disk_free_bytes": "disk_free_bytes",
+    "load_1m": "load_1m",
+    "pressure_cpu_percent": "pressure_cpu_pct",
+    "pressure_memory_percent": "pressure_memory_pct",
+    "pressure_io_percent": "pressure_io_pct",
+}
+GPU_FIELDS = {
+    "utilization_percent": "util_pct",
+    "memory_used_bytes": "memory_used_bytes",
+    "temperature_celsius": "temperature_c",
+    "power_watts": "power_w",
+}
+INTEGERS = frozenset({"memory_used_bytes", "disk_free_bytes"})
+LOWEST_IS_PEAK = frozenset({"disk_free_bytes"})
+
+
+class Series:
+    """Sums and extremes of the fields of one thing."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._fields = fields
+        self._values: dict[str, list[float]] = {name: [] for name in fields}
+
+    def add(self, sample: HostLoad | GpuSample) -> None:
+        for name, ours in self._fields.items():
+            value = getattr(sample, ours)
+            if value is not None:
+                self._values[name].append(float(value))
+
+    def average(self) -> dict[str, float]:
+        return {name: _typed(name, sum(v) / len(v)) for name, v in self._values.items() if v}
+
+    def peak(self) -> dict[str, float]:
+        return {name: _typed(name, _peak(name, v)) for name, v in self._values.items() if v}
+
+
+def _typed(name: str, value: float) -> float:
+    return int(value) if name in INTEGERS else value
+
+
+def _peak(name: str, values: Iterable[float]) -> float:
+    return min(values) if name in LOWEST_IS_PEAK else max(values)
+
+
+class Meter:
+    """Collects one interval after the other."""
+
+    def __init__(self, from_unix_s: float, now_s: float) -> None:
+        self.from_unix_s = from_unix_s
+        self._from_s = now_s
+        self._counters: tuple[int, int] | None = None
+        self._raised: dict[tuple[str, str], Alert] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._host = Series(HOST_FIELDS)
+        self._gpus: dict[str, tuple[Series, bool]] = {}
+        self._received = self._sent = 0
+        self._last_at_s = getattr(self, "_last_at_s", -1.0)
+
+    def add(self, load: HostLoad, gpu_loads: Iterable[GpuLoad]) -> None:
+        """A sample; the same one twice counts once."""
+        if load.at_s <= self._last_at_s:
+            return
+        self._last_at_s = load.at_s
+        self._host.add(load)
+        self._count_traffic(load.network_received_bytes, load.network_sent_bytes)
+        for sample in (gpu for seen in gpu_loads for gpu in seen.gpus):
+            series, _ = self._gpus.get(sample.uuid, (Series(GPU_FIELDS), True))
+            series.add(sample)
+            self._gpus[sample.uuid] = series, sample.reachable
+
+    def _count_traffic(self, received: int, sent: int) -> None:
+        before = self._counters or (received, sent)
+        self._received += received - before[0] if received >= before[0] else received
+        self._sent += sent - before[1] if sent >= before[1] else sent
+        self._counters = received, sent
+
+    def close(
+        self,
+        now_unix_s: float,
+        now_s: float,
+        processes: ProcessState | None,
+        tasks: TaskState | None,
+        alerts: Iterable[Alert],
+    ) -> pb.NodeStatusRequest:
+        """The interval that ends now, without what only the sender knows; the next one begins."""
+        to_unix_s = max(now_unix_s, self.from_unix_s + now_s - self._from_s)
+        message = pb.NodeStatusRequest(
+            to=wire.timestamp(to_unix_s),
+            average=self._usage(peak=False),
+            peak=self._usage(peak=True),
+            components=wire.components(processes),
+            alerts=self._alerts(alerts, to_unix_s),
+            tasks=wire.task_use(tasks),
+        )
+        getattr(message, "from").CopyFrom(wire.timestamp(self.from_unix_s))
+        average = message.average
+        message.reward = reward(average.cpu_percent, average.memory_percent, _gpu_pct(average))
+        self.from_unix_s, self._from_s = to_unix_s, now_s
+        self._begin()
+        return message
+
+    def _usage(self, peak: bool) -> pb.ResourceUsage:
+        usage = pb.ResourceUsage(
+            network_received_bytes=self._received,
+            network_sent_bytes=self._sent,
+            gpus=[_gpu(uuid, *seen, peak) for uuid, seen in self._gpus.items()],
+        )
+        for name, value in (self._host.peak() if peak else self._host.average()).items():
+            setattr(usage, name, value)
+        return usage
+
+    def _alerts(self, raised: Iterable[Alert], now_unix_s: float) -> list[pb.Alert]:
+        now = {(a.rule, a.subject): a for a in raised}
+        cleared = [a for name, a in self._raised.items() if name not in now]
+        self._raised = now
+        return [wire.alert(a) for a in now.values()] + [wire.alert(a, now_unix_s) for a in cleared]
+
+
+def _gpu(uuid: str, series: Series, reachable: bool, peak: bool) -> pb.GpuUsage:
+    usage = pb.GpuUsage(uuid=uuid, reachable=reachable)
+    for name, value in (series.peak() if peak else series.average()).items():
+        setattr(usage, name, value)
+    return usage
+
+
+def _gpu_pct(usage: pb.ResourceUsage) -> float:
+    figures = [gpu.utilization_percent for gpu in usage.gpus]
+    return sum(figures) / len(figures) if figures else 0.0
+
+
+def first_from(last_to_unix_s: float, now_unix_s: float) -> float:
+    """Where a new process goes on: at the last interval's end, unless that is long ago."""
+    if last_to_unix_s and now_unix_s - last_to_unix_s < LONGEST_GAP_S:
+        return last_to_unix_s
+    return now_unix_s
+
+
+# ------------------------------------------------------------------ two intervals into one
+
+
+def merged(older: pb.NodeStatusRequest, newer: pb.NodeStatusRequest) -> pb.NodeStatusRequest:
+    """One interval of two that were never sent: weighted averages, peaks kept, rewards added."""
+    message = pb.NodeStatusRequest()
+    message.CopyFrom(newer)
+    getattr(message, "from").CopyFrom(getattr(older, "from"))
+    weights = _length_s(older), _length_s(newer)
+    message.average.CopyFrom(_merge_usage(older.average, newer.average, weights))
+    message.peak.CopyFrom(_merge_usage(older.peak, newer.peak, None))
+    message.reward = older.reward + newer.reward
+    still = {(a.rule, a.subject) for a in newer.alerts}
+    message.alerts.extend(a for a in older.alerts if (a.rule, a.subject) not in still)
+    return message
+
+
+def _length_s(message: pb.NodeStatusRequest) -> float:
+    return max(0.0, wire.seconds(message.to) - wire.seconds(getattr(message, "from")))
+
+
+def _merge_usage(
+    older: pb.ResourceUsage, newer: pb.ResourceUsage, weights: tuple[float, float] | None
+) -> pb.ResourceUsage:
+    message = pb.ResourceUsage(
+        network_received_bytes=older.network_received_bytes + newer.network_received_bytes,
+        network_sent_bytes=older.network_sent_bytes + newer.network_sent_bytes,
+    )
+    _merge_fields(message, older, newer, HOST_FIELDS, weights)
+    before = {gpu.uuid: gpu for gpu in older.gpus}
+    for gpu in newer.gpus:
+        both = message.gpus.add(uuid=gpu.uuid, reachable=gpu.reachable)
+        _merge_fields(both, before.pop(gpu.uuid, gpu), gpu, GPU_FIELDS, weights)
+    message.gpus.extend(before.values())
+    return message
+
+
+Usage = pb.ResourceUsage | pb.GpuUsage
+
+
+def _merge_fields(
+    into: Usage,
+    older: Usage,
+    newer: Usage,
+    names: Iterable[str],
+    weights: tuple[float, float] | None,
+) -> None:
+    for name in names:
+        values = getattr(older, name), getattr(newer, name)
+        if weights is None:
+            both = _peak(name, values)
+        elif sum(weights) == 0:
+            both = values[1]
+        else:
+            both = (values[0] * weights[0] + values[1] * weights[1]) / sum(weights)
+        setattr(into, name, _typed(name, both))

@@ -1,0 +1,384 @@
+"""The link's life: find the master, register, beat, carry; lose it, wait, and try again.
+
+Each try has fresh connections, closed when it fails. What is held is never touched by that.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from procs.master_link import core, wire
+from procs.master_link.core import Attempt
+from procs.master_link.courier import Courier, LogWatch
+from procs.master_link.desk import Desk, Standing
+from procs.master_link.discovery import Discovered, DiscoveryError, NoTlsError, discover
+from procs.master_link.master_edge import (
+    Channel,
+    DeniedError,
+    Master,
+    MasterError,
+    MasterLateError,
+    UnsupportedError,
+)
+from procs.master_link.news import Bell, News
+from procs.master_link.records import Records
+from shared.backoff import next_delay_s
+from shared.messages import LinkPhase, StopReason, Tunnel
+from shared.pb import hivemind_pb2 as pb
+from shared.settings import Settings
+from shared.taskdir import TaskKey
+
+PROTOCOL_VERSION = 1
+REFUSED_RETRY_S = 60.0  # not taken, or not yet: a person has to do something
+DEFAULT_HEARTBEAT_S = 10.0
+SHORTEST_HEARTBEAT_S, LONGEST_HEARTBEAT_S = 0.1, 300.0
+SHORTEST_TIMEOUT_S = 2.0
+SETTLE_S = 0.05  # changes within it go in one heartbeat
+MISSED_HEARTBEATS = 2  # then the channel is replaced
+STEADY_S = 30.0  # of acknowledged heartbeats: the next failure waits shortly again
+HARDWARE_WAIT_S = 3.0  # for the monitor's and the executor's first word, before registering
+DISCOVER_EVERY = 5  # tries
+ASSIGNMENTS_AT_ONCE = 16  # of up to 16 MiB each, on the channel
+
+log = logging.getLogger("master_link")
+
+
+class NotTakenError(Exception):
+    """The master does not take this node, or not yet; the text is its reason."""
+
+
+@dataclass
+class Progress:
+    """How far the link is; shown in link.state."""
+
+    phase: LinkPhase = LinkPhase.UNCONFIGURED
+    detail: str = "MASTER_NODE_URL is not set"
+    heartbeat_acked_unix_s: float = 0.0
+    tunnel: Tunnel | None = None
+    tunnel_known: bool = False
+
+
+@dataclass
+class Session:
+    """One node's link to its master."""
+
+    settings: Settings
+    desk: Desk
+    news: News
+    records: Records
+    standing: Standing
+    incarnation: str
+    version: str
+    remember_node_id: Callable[[str], None]
+    shown: Callable[[], None]  # what link.state says has changed
+    progress: Progress = field(default_factory=Progress)
+    task_endpoint: str = ""
+    heartbeat_due: asyncio.Event = field(default_factory=asyncio.Event)
+    report_due: asyncio.Event = field(default_factory=asyncio.Event)
+    couriers_due: Bell = field(default_factory=Bell)
+    _heartbeat_s: float = DEFAULT_HEARTBEAT_S
+    _found: Discovered | None = None
+    _registered: bytes = b""  # the hardware and address that the master has
+    _sequence: int = 0
+    _steady_since_s: float | None = None
+    _couriers: dict[TaskKey, asyncio.Task[None]] = field(default_factory=dict)
+    _connected: asyncio.Event = field(default_factory=asyncio.Event)
+    _channel: Channel | None = None
+    _channel_since_s: float = float("inf")
+
+    # -------------------------------------------------------------- tries
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if not self.settings.master_url:
+            return
+        failures = tries = 0
+        while True:
+            self._steady_since_s, reason, refused = None, "", False
+            try:
+                await self._try(await self._discover(tries))
+            except* (NotTakenError, DeniedError, NoTlsError) as group:
+                reason, refused = _reason(group), True
+            except* (MasterError, DiscoveryError) as group:
+                reason = _reason(group)
+            failures = 0 if self._was_steady() else failures
+            delay_s = REFUSED_RETRY_S if refused else next_delay_s(failures, random.random())
+            failures, tries = failures + 1, tries + 1
+            self._show(LinkPhase.WAITING, f"{reason}; next try in {delay_s:.0f} s")
+            log.warning("the link is down: %s; next try in %.1f s", reason, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _discover(self, tries: int) -> Discovered:
+        if self._found is None or tries % DISCOVER_EVERY == 0:
+            self._show(LinkPhase.DISCOVERING, self.settings.master_url)
+            self._found = await asyncio.to_thread(discover, self.settings.master_url)
+        return self._found
+
+    def _was_steady(self) -> bool:
+        since_s = self._steady_since_s
+        return since_s is not None and time.monotonic() - since_s >= STEADY_S
+
+    def _show(self, phase: LinkPhase, detail: str = "") -> None:
+        self.progress.phase, self.progress.detail = phase, detail
+        self.shown()
+
+    async def _try(self, found: Discovered) -> None:
+        """One try with connections of its own; it ends by an exception alone."""
+        self._connected.clear()
+        master = Master(found.grpc, found.join)
+        try:
+            if not self._registered:
+                await self._register(master)
+            watch = LogWatch()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._beat(master))
+                group.create_task(self._keep_channel(master))
+                group.create_task(self._send_reports(master))
+                group.create_task(watch.run())
+                group.create_task(self._carry(group, master, watch))
+        finally:
+            self._couriers.clear()
+            await master.close()
+
+    # -------------------------------------------------------------- RegisterNode
+
+    async def _register(self, master: Master) -> None:
+        self._show(LinkPhase.REGISTERING)
+        await self._await_hardware()
+        inventory = self._inventory()
+        response = await master.register(
+            pb.NodeRegistrationRequest(
+                node_name=self.settings.node_name,
+                join_token="" if self.standing.node_id else self.settings.join_token,
+                inventory=inventory,
+                worker_version=self.version,
+                protocol_version=PROTOCOL_VERSION,
+                task_endpoint=self.task_endpoint,
+                node_id=self.standing.node_id,
+            )
+        )
+        if not response.accepted:
+            raise NotTakenError(f"the master does not take this node: {response.reason}")
+        await self._joined(response)
+        self._registered = self._fingerprint(inventory)
+        log.info("registered as %s, trust level %d", response.node_id, response.trust_level)
+
+    async def _await_hardware(self) -> None:
+        deadline_s = time.monotonic() + HARDWARE_WAIT_S
+        while not self.news.hardware_known and time.monotonic() < deadline_s:
+            await self.news.any.wait(deadline_s - time.monotonic())
+
+    def _inventory(self) -> pb.NodeInventory:
+        return wire.inventory(*self.news.hardware)
+
+    async def _joined(self, response: pb.NodeRegistrationResponse) -> None:
+        if response.node_id != self.standing.node_id:
+            await asyncio.to_thread(self.remember_node_id, response.node_id)
+            self.standing.node_id = response.node_id
+        await self._set_trust(response.trust_level)
+        interval_s = wire.seconds(response.heartbeat_interval) or DEFAULT_HEARTBEAT_S
+        self._heartbeat_s = min(max(interval_s, SHORTEST_HEARTBEAT_S), LONGEST_HEARTBEAT_S)
+        self.progress.tunnel = wire.tunnel(response.vpn) if response.HasField("vpn") else None
+        self.progress.tunnel_known = True
+        self.shown()
+
+    async def _set_trust(self, level: int) -> None:
+        if level != self.standing.trust_level:
+            self.standing.trust_level = level
+            await self.records.run(self.records.store.set_fact, "trust_level", str(level))
+
+    def _hardware_changed(self) -> bool:
+        return self.news.hardware_known and (
+            self._fingerprint(self._inventory()) != self._registered
+        )
+
+    def _fingerprint(self, inventory: pb.NodeInventory) -> bytes:
+        """Free disk space is no change of hardware."""
+        bare = pb.NodeInventory()
+        bare.CopyFrom(inventory)
+        bare.disk_bytes = 0
+        return self.task_endpoint.encode() + bare.SerializeToString(deterministic=True)
+
+    # -------------------------------------------------------------- Heartbeat
+
+    def _hello(self) -> pb.HeartbeatRequest:
+        """The sequence grows over restarts of this process: the incarnation is the machine's."""
+        self._sequence = max(self._sequence + 1, time.monotonic_ns() // 1_000_000)
+        return pb.HeartbeatRequest(
+            node_id=self.standing.node_id,
+            sequence=self._sequence,
+            incarnation=self.incarnation,
+            state=wire.NODE_STATES[self.standing.phase],
+            tasks=[
+                wire.task_ref(a.key, a.final or self.news.phase(a.key))
+                for a in self.desk.undelivered()
+            ],
+            sent_at=wire.timestamp(time.time()),
+        )
+
+    async def _beat(self, master: Master) -> None:
+        """Each interval, and soon after a change; ends when the master is lost."""
+        missed = 0
+        while True:
+            try:
+                self.heartbeat_due.clear()
+                sent_s = time.monotonic()
+                timeout_s = max(self._heartbeat_s, SHORTEST_TIMEOUT_S)
+                response = await master.heartbeat(self._hello(), timeout_s)
+            except MasterLateError:
+                missed += 1
+                self._steady_since_s = None
+                if missed >= MISSED_HEARTBEATS:
+                    raise
+                continue
+            missed = 0
+            self._acknowledged()
+            await self._obey(master, response, sent_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self.heartbeat_due.wait()
+                    await asyncio.sleep(SETTLE_S)
+
+    def _acknowledged(self) -> None:
+        self.progress.heartbeat_acked_unix_s = time.time()
+        self._steady_since_s = self._steady_since_s or time.monotonic()
+        if self.progress.phase is not LinkPhase.CONNECTED:
+            self._show(LinkPhase.CONNECTED)
+            self._connected.set()
+
+    async def _obey(self, master: Master, response: pb.HeartbeatResponse, sent_s: float) -> None:
+        self.standing.desired = wire.desired(response.desired_state)
+        for ref in response.forget:
+            await self.desk.forget(TaskKey(ref.task_id, ref.attempt))
+        if response.reregister or self._hardware_changed():
+            await self._register(master)
+            self._acknowledged()
+        unseen = response.HasField("channel_open") and not response.channel_open
+        if unseen and self._channel_since_s < sent_s and self._channel is not None:
+            log.info("the master sees no channel of this node: opening it again")
+            self._channel.close()
+
+    # -------------------------------------------------------------- OpenChannel
+
+    async def _keep_channel(self, master: Master) -> None:
+        """Always open once the executor has spoken: before that, nothing could be admitted."""
+        await self.news.executor_heard.wait()
+        await self._connected.wait()
+        failures = 0
+        while True:
+            opened_s = time.monotonic()
+            try:
+                await self._use_channel(master)
+                reason = "the master has closed it"
+            except UnsupportedError as err:
+                log.info("the master offers no channel: %s", err)
+                await asyncio.sleep(REFUSED_RETRY_S)
+                continue
+            except MasterError as err:
+                reason = str(err)
+            self.heartbeat_due.set()  # is the master there at all?
+            if time.monotonic() - opened_s > STEADY_S:
+                failures = 0
+            delay_s = core.retry_s(failures, random.random())
+            failures += 1
+            log.info("the channel is closed: %s; open again in %.1f s", reason, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _use_channel(self, master: Master) -> None:
+        answers: set[asyncio.Task[None]] = set()
+        async with master.open_channel(self._hello()) as channel:
+            self._channel = channel
+            try:
+                async for message in channel.messages():
+                    if message.WhichOneof("body") == "hello":
+                        self._channel_since_s = time.monotonic()
+                        continue
+                    answer = asyncio.create_task(self._answer(channel, message))
+                    answers.add(answer)
+                    answer.add_done_callback(answers.discard)
+                    if len(answers) >= ASSIGNMENTS_AT_ONCE:
+                        await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._channel, self._channel_since_s = None, float("inf")
+                if answers:
+                    await asyncio.wait(answers)
+
+    async def _answer(self, channel: Channel, message: pb.MasterMessage) -> None:
+        answer = pb.NodeMessage()
+        match message.WhichOneof("body"):
+            case "assign":
+                answer.assigned.CopyFrom(await self.desk.assign(message.assign))
+            case "cancel":
+                answer.cancelled.CopyFrom(await self.desk.cancel(message.cancel))
+            case _:
+                return
+        try:
+            await channel.send(answer)
+        except MasterError as err:
+            log.info("an answer is lost with the channel, the master will ask again: %s", err)
+
+    # -------------------------------------------------------------- reports and tasks
+
+    async def _send_reports(self, master: Master) -> None:
+        """The oldest first, one at a time, each until it is acknowledged."""
+        await self._connected.wait()
+        store, failures = self.records.store, 0
+        while True:
+            self.report_due.clear()
+            report = await self.records.run(store.next_report, self.standing.node_id)
+            if report is None:
+                await self.report_due.wait()
+                continue
+            number, body = report
+            try:
+                response = await master.report(body)
+            except MasterError as err:
+                log.warning("a report is not acknowledged: %s", err)
+                failures += 1
+                await asyncio.sleep(core.retry_s(failures + 3, random.random()))
+                continue
+            failures = 0
+            await self._reported(number, response)
+
+    async def _reported(self, number: int, response: pb.NodeStatusResponse) -> None:
+        await self.records.run(self.records.store.drop_report, number)
+        if not response.accepted:
+            log.warning("the master has refused a report")
+            return
+        await self._set_trust(response.trust_level)
+        self.standing.desired = wire.desired(response.desired_state)
+
+    async def _carry(self, group: asyncio.TaskGroup, master: Master, watch: LogWatch) -> None:
+        """A courier for each attempt that the master is owed; none for a forgotten one."""
+        await self._connected.wait()
+        while True:
+            owed = {attempt.key: attempt for attempt in self.desk.undelivered()}
+            for key, task in list(self._couriers.items()):
+                if task.done():
+                    del self._couriers[key]
+                elif key not in owed and self._is_forgotten(key):
+                    task.cancel()
+            for key in owed.keys() - self._couriers.keys():
+                task = group.create_task(self._courier(owed[key], master, watch))
+                self._couriers[key] = task
+                task.add_done_callback(lambda _: self.couriers_due.ring())
+            await self.couriers_due.wait()
+
+    def _is_forgotten(self, key: TaskKey) -> bool:
+        attempt = self.desk.attempts.get(key)
+        return attempt is None or attempt.stop is StopReason.FORGOTTEN
+
+    async def _courier(self, attempt: Attempt, master: Master, watch: LogWatch) -> None:
+        await Courier(attempt, self.desk, master, watch, self.heartbeat_due.set).run()
+
+
+def _reason(group: BaseExceptionGroup[Exception]) -> str:
+    """The first of what went wrong."""
+    err: BaseException = group
+    while isinstance(err, BaseExceptionGroup):
+        err = err.exceptions[0]
+    return str(err)

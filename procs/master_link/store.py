@@ -1,0 +1,255 @@
+"""link.db: what of the link must outlive a crash. All of SQLite in this process is here.
+
+The task directories are the record; this is an index beside them, and a broken one is set aside
+and built again. No secret goes in: SQLite keeps deleted bytes. Methods block: call in a thread.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from procs.master_link import reports
+from procs.master_link.core import DAY_S, Attempt, Stage
+from shared.messages import StopReason, TaskPhase
+from shared.pb import hivemind_pb2 as pb
+from shared.taskdir import TaskKey
+
+MIGRATIONS = (
+    """
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE attempts (
+        task_id TEXT, attempt INTEGER, digest TEXT, accepted_unix_s REAL, stage TEXT, stop TEXT,
+        stop_detail TEXT, phase_sent TEXT, final TEXT, delivered_unix_s REAL, redeliver INTEGER,
+        size_bytes INTEGER, PRIMARY KEY (task_id, attempt)
+    ) WITHOUT ROWID;
+    CREATE INDEX attempts_by_stage ON attempts (stage, delivered_unix_s);
+    CREATE TABLE cancels (
+        task_id TEXT, attempt INTEGER, reason TEXT, at_unix_s REAL, PRIMARY KEY (task_id, attempt)
+    ) WITHOUT ROWID;
+    CREATE TABLE reports (number INTEGER PRIMARY KEY AUTOINCREMENT, sent INTEGER, body BLOB);
+    """,
+)
+COLUMNS = (
+    "task_id, attempt, digest, accepted_unix_s, stage, stop, stop_detail, phase_sent, final,"
+    " delivered_unix_s, redeliver, size_bytes"
+)
+Row = tuple[str, int, str, float, str, str, str, str, str, float, int, int]
+BUSY_S = 5.0  # a reader of the page holds no lock longer
+REMEMBER_S = 365 * DAY_S  # a delivered attempt is refused as such for so long
+
+log = logging.getLogger("master_link")
+
+
+class StoreError(Exception):
+    """link.db is a newer version's."""
+
+
+class Store:
+    """An open link.db."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._db = database
+        self.pending_reports = self._count_reports()  # read by any thread
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open, migrated; a broken file is set aside and an empty database begun."""
+        try:
+            return cls(_open(path))
+        except sqlite3.OperationalError:
+            raise  # busy, a full disk, no right: not the file's fault
+        except sqlite3.DatabaseError as err:
+            log.error("%s is broken (%s): set aside, and built from the directories", path, err)
+            _set_aside(path)
+            return cls(_open(path))
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -------------------------------------------------------------- facts
+
+    def fact(self, name: str) -> str:
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_fact(self, name: str, value: str) -> None:
+        with self._db:
+            self._set_fact(name, value)
+
+    def _set_fact(self, name: str, value: str) -> None:
+        self._db.execute(
+            "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    # -------------------------------------------------------------- attempts
+
+    def attempts(self, *stages: Stage) -> list[Attempt]:
+        """Those in any of `stages` or to be delivered again."""
+        marks = ", ".join("?" * len(stages))
+        query = f"SELECT {COLUMNS} FROM attempts WHERE stage IN ({marks}) OR redeliver = 1"
+        return [_attempt(row) for row in self._db.execute(query, stages)]
+
+    def attempts_of(self, task_id: str) -> list[Attempt]:
+        query = f"SELECT {COLUMNS} FROM attempts WHERE task_id = ?"
+        return [_attempt(row) for row in self._db.execute(query, (task_id,))]
+
+    def kept(self) -> list[Attempt]:
+        """Those whose directories are kept, the oldest delivery first."""
+        query = (
+            f"SELECT {COLUMNS} FROM attempts WHERE stage = ? AND redeliver = 0"
+            " ORDER BY delivered_unix_s"
+        )
+        return [_attempt(row) for row in self._db.execute(query, (Stage.KEPT,))]
+
+    def save(self, rows: Iterable[Row]) -> None:
+        marks = ", ".join("?" * len(COLUMNS.split(",")))
+        with self._db:
+            self._db.executemany(f"INSERT OR REPLACE INTO attempts VALUES ({marks})", rows)
+
+    # -------------------------------------------------------------- cancels that came early
+
+    def remember_cancel(self, key: TaskKey, reason: str, now_unix_s: float) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO cancels VALUES (?, ?, ?, ?)", (*key, reason, now_unix_s)
+            )
+
+    def early_cancel(self, key: TaskKey, now_unix_s: float) -> str | None:
+        """Why `key` was cancelled before it came; None: it was not."""
+        row = self._db.execute(
+            "SELECT reason FROM cancels WHERE task_id = ? AND attempt = ? AND at_unix_s > ?",
+            (*key, now_unix_s - DAY_S),
+        ).fetchone()
+        return str(row[0]) if row else None
+
+    def trim(self, now_unix_s: float) -> None:
+        with self._db:
+            self._db.execute("DELETE FROM cancels WHERE at_unix_s < ?", (now_unix_s - DAY_S,))
+            self._db.execute(
+                "DELETE FROM attempts WHERE stage = ? AND delivered_unix_s < ?",
+                (Stage.GONE, now_unix_s - REMEMBER_S),
+            )
+
+    # -------------------------------------------------------------- reports
+
+    def add_report(self, message: pb.NodeStatusRequest) -> int:
+        """Store an interval and count its reward, together; the new total.
+
+        An interval that was never sent takes the new one in: a long outage costs one row.
+        """
+        total = self.reward_total() + message.reward
+        with self._db:
+            number, unsent = self._unsent()
+            if unsent is not None:
+                message = reports.merged(unsent, message)
+            message.reward_total = total
+            self._db.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, 0, ?)",
+                (number, message.SerializeToString()),
+            )
+            self._set_fact("reward_total", str(total))
+            self._set_fact("reported_to_unix_s", repr(message.to.ToNanoseconds() / 1e9))
+        self.pending_reports = self._count_reports()
+        return total
+
+    def _unsent(self) -> tuple[int | None, pb.NodeStatusRequest | None]:
+        row = self._db.execute("SELECT number, body FROM reports WHERE sent = 0").fetchone()
+        if row is None:
+            return None, None
+        return row[0], pb.NodeStatusRequest.FromString(row[1])
+
+    def reward_total(self) -> int:
+        return int(self.fact("reward_total") or 0)
+
+    def next_report(self, node_id: str) -> tuple[int, bytes] | None:
+        """The oldest report, marked as sent before it is: from here on it never changes."""
+        row = self._db.execute(
+            "SELECT number, sent, body FROM reports ORDER BY number LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        number, sent, body = row
+        if not sent:
+            message = pb.NodeStatusRequest.FromString(body)
+            message.node_id = node_id
+            body = message.SerializeToString()
+            with self._db:
+                self._db.execute(
+                    "UPDATE reports SET sent = 1, body = ? WHERE number = ?", (body, number)
+                )
+        return number, body
+
+    def drop_report(self, number: int) -> None:
+        with self._db:
+            self._db.execute("DELETE FROM reports WHERE number = ?", (number,))
+        self.pending_reports = self._count_reports()
+
+    def _count_reports(self) -> int:
+        return int(self._db.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
+
+
+def row_of(attempt: Attempt) -> Row:
+    """A snapshot: the attempt may change while another thread writes."""
+    return (
+        attempt.key.task_id,
+        attempt.key.attempt,
+        attempt.digest,
+        attempt.accepted_unix_s,
+        attempt.stage.value,
+        attempt.stop.value if attempt.stop else "",
+        attempt.stop_detail,
+        attempt.phase_sent.value if attempt.phase_sent else "",
+        attempt.final.value if attempt.final else "",
+        attempt.delivered_unix_s,
+        int(attempt.redeliver),
+        attempt.size_bytes,
+    )
+
+
+def _attempt(row: Row) -> Attempt:
+    return Attempt(
+        key=TaskKey(row[0], row[1]),
+        digest=row[2],
+        accepted_unix_s=row[3],
+        stage=Stage(row[4]),
+        stop=StopReason(row[5]) if row[5] else None,
+        stop_detail=row[6],
+        phase_sent=TaskPhase(row[7]) if row[7] else None,
+        final=TaskPhase(row[8]) if row[8] else None,
+        delivered_unix_s=row[9],
+        redeliver=bool(row[10]),
+        size_bytes=row[11],
+    )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("quick_check finds damage")
+        _migrate(database, path)
+    except (sqlite3.Error, StoreError):
+        database.close()
+        raise
+    return database
+
+
+def _migrate(database: sqlite3.Connection, path: Path) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise StoreError(f"{path} is of version {version}, this program knows {len(MIGRATIONS)}")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        database.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _set_aside(path: Path) -> None:
+    mark = f".broken-{time.time_ns()}"
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(part.with_name(part.name + mark))
