@@ -132,6 +132,7 @@ class Waiting:
     submitted_unix_s: float
     demand: Demand
     refused_by: Mapping[str, str] = field(default_factory=dict)
+    failed_on: frozenset[str] = frozenset()  # nodes of earlier attempts
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,15 @@ def place(
             continue
         fitting = [r for r in open_rooms if r.node.ready and r.takes(task.demand)]
         if fitting:
-            room = min(fitting, key=lambda r: (r.crowd(), r.node.node_id))
+            room = min(fitting, key=lambda r: _preference(r, task))
             room.given.append(task.demand)
             offers.append(Offer(task.task_id, task.attempt, room.node.node_id))
     return offers, hopeless
+
+
+def _preference(room: _Room, task: Waiting) -> tuple[bool, float, str]:
+    """Lowest first: where the task has not failed before, then where there is most room."""
+    return room.node.node_id in task.failed_on, room.crowd(), room.node.node_id
 
 
 def why_waiting(demand: Demand, nodes: Iterable[Node]) -> str:

@@ -76,6 +76,7 @@ class Dispatcher:
             await self._lose_silent_nodes()
             await self._place()
             await self._send()
+            self._forget_past()
             await bells.wait(bell, TICK_S)
 
     async def close(self) -> None:
@@ -143,20 +144,28 @@ class Dispatcher:
         self._calls[name] = asyncio.create_task(self._watch(name, call))
 
     async def _watch(self, name: tuple[str, Key], call: Coroutine[None, None, bool]) -> None:
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        delay_s = core.resend_delay_s(failures)
         try:
-            settled = await call
+            if await call:
+                self._failures.pop(name, None)
+                delay_s = 0.0
+            else:  # known and stopping: its result ends it, ask again only later
+                delay_s = core.LAST_RESEND_S
         except Unanswered as err:
-            failures = self._failures[name] = self._failures.get(name, 0) + 1
-            self._resend_s[name] = time.monotonic() + core.resend_delay_s(failures)
             log.info("%s %s: not answered: %s", name[0], name[1], err)
-        else:
-            self._failures.pop(name, None)
-            self._resend_s.pop(name, None)
-            if not settled:  # known and stopping: its result ends it, ask again only later
-                self._resend_s[name] = time.monotonic() + core.LAST_RESEND_S
         finally:
+            self._resend_s[name] = time.monotonic() + delay_s
             del self._calls[name]
             self.wake()
+
+    def _forget_past(self) -> None:
+        now_s = time.monotonic()
+        self._resend_s = {n: at_s for n, at_s in self._resend_s.items() if at_s > now_s}
+        self._failures = {n: f for n, f in self._failures.items() if self._is_open(n)}
+
+    def _is_open(self, name: tuple[str, Key]) -> bool:
+        return name in self._calls or name in self._resend_s
 
     # -------------------------------------------------------------- the calls
 

@@ -7,6 +7,7 @@ same messages; a call that was not answered is Unanswered, whatever the reason.
 import asyncio
 import ipaddress
 import logging
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import grpc
@@ -38,7 +39,7 @@ DIAL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 5_000),  # we pace ourselves
 ]
 
-Answer = TypeVar("Answer", pb.TaskAssignmentResponse, pb.TaskCancelResponse)
+T = TypeVar("T")
 Asked = pb.TaskAssignmentResponse | pb.TaskCancelResponse
 
 
@@ -55,6 +56,11 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _can_dial(endpoint: str) -> bool:
+    """Without TLS only our own machine is dialled; the channel serves any other node."""
+    return bool(endpoint) and is_loopback(endpoint)
 
 
 class Channel:
@@ -138,28 +144,22 @@ class Workers:
     async def assign(
         self, node_id: str, endpoint: str, request: pb.TaskAssignmentRequest
     ) -> pb.TaskAssignmentResponse:
-        if endpoint:
-            try:
-                answer: pb.TaskAssignmentResponse = await self._stub(endpoint).AssignTask(
-                    request, timeout=CALL_TIMEOUT_S
-                )
-            except grpc.aio.AioRpcError as err:
-                self._fall_back(node_id, err)
-            else:
+        """Ask the node to take an attempt."""
+        if _can_dial(endpoint):
+            call = self._stub(endpoint).AssignTask(request, timeout=CALL_TIMEOUT_S)
+            answer: pb.TaskAssignmentResponse | None = await self._answer(node_id, call)
+            if answer is not None:
                 return answer
         return await self._channel(node_id).assign(request)
 
     async def cancel(
         self, node_id: str, endpoint: str, request: pb.TaskCancelRequest
     ) -> pb.TaskCancelResponse:
-        if endpoint:
-            try:
-                answer: pb.TaskCancelResponse = await self._stub(endpoint).CancelTask(
-                    request, timeout=CALL_TIMEOUT_S
-                )
-            except grpc.aio.AioRpcError as err:
-                self._fall_back(node_id, err)
-            else:
+        """Ask the node to end an attempt."""
+        if _can_dial(endpoint):
+            call = self._stub(endpoint).CancelTask(request, timeout=CALL_TIMEOUT_S)
+            answer: pb.TaskCancelResponse | None = await self._answer(node_id, call)
+            if answer is not None:
                 return answer
         return await self._channel(node_id).cancel(request)
 
@@ -177,15 +177,17 @@ class Workers:
             raise Unanswered("the node has no channel open")
         return self._channels[node_id]
 
-    def _fall_back(self, node_id: str, err: grpc.aio.AioRpcError) -> None:
-        """Both ways carry the same call, which has the effect of once."""
-        if node_id not in self._channels:
-            raise Unanswered(f"{err.code().name}: {err.details()}") from err
+    async def _answer(self, node_id: str, call: Awaitable[T]) -> T | None:
+        """None: ask by the channel. Both ways carry the same call, which has the effect of once."""
+        try:
+            return await call
+        except grpc.aio.AioRpcError as err:
+            if node_id not in self._channels:
+                raise Unanswered(f"{err.code().name}: {err.details()}") from err
         log.info("node %s does not answer at its address, asking by its channel", node_id)
+        return None
 
     def _stub(self, endpoint: str) -> pb_grpc.TaskServiceStub:
-        if not is_loopback(endpoint):
-            raise Unanswered(f"{endpoint} is no loopback address, and this master speaks no TLS")
         if endpoint not in self._dialled:
             self._dialled[endpoint] = grpc.aio.insecure_channel(endpoint, options=DIAL_OPTIONS)
         return pb_grpc.TaskServiceStub(self._dialled[endpoint])  # type: ignore[no-untyped-call]

@@ -49,10 +49,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a master that runs can be reached."""
+    """Where a master that runs can be reached. `loop` ends only by a fault of the master."""
 
     grpc: str
     http: str
+    loop: asyncio.Task[None]
 
 
 class _Http(uvicorn.Server):
@@ -92,7 +93,7 @@ async def _serving(
     loop = asyncio.create_task(dispatcher.run())
     try:
         async with _http(settings.http, api) as http_address:
-            yield Addresses(grpc_address, f"http://{http_address}")
+            yield Addresses(grpc_address, f"http://{http_address}", loop)
     finally:
         workers.close_channels()
         await server.stop(STOP_GRACE_S)
@@ -109,8 +110,12 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings) as addresses:
         print(f"hivemind-master ready grpc={addresses.grpc} http={addresses.http}", flush=True)
-        await stop.wait()
+        told = asyncio.create_task(stop.wait())
+        await asyncio.wait({told, addresses.loop}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
         log.info("stopping")
+        if addresses.loop.done():
+            addresses.loop.result()  # raises what ended it: whoever started us starts us again
 
 
 async def _start_grpc(

@@ -38,20 +38,21 @@ def register(
     trust_level: int,
     now_unix_s: float,
 ) -> Row:
-    """A new node, or a known one with what is new about it. It keeps its id and trust level."""
+    """A new node, or a known one with what is new about it. It keeps its id."""
     node_id = request.node_id or f"node-{uuid.uuid4().hex[:16]}"
     values = {
         "name": request.node_name,
         "task_endpoint": request.task_endpoint,
         "worker_version": request.worker_version,
         "inventory": request.inventory.SerializeToString(),
+        "trust_level": trust_level,
         "heard_unix_s": now_unix_s,
         "lost": False,
     }
     if node(connection, node_id) is not None:
         connection.execute(NODES.update().where(NODES.c.node_id == node_id).values(**values))
     else:
-        _add(connection, node_id, trust_level, now_unix_s, values)
+        _add(connection, node_id, now_unix_s, values)
     row = node(connection, node_id)
     assert row is not None  # written in this transaction
     return row
@@ -161,14 +162,12 @@ def _placeable(row: Row, given: tuple[core.Demand, ...], may_ask: bool) -> core.
 def _add(
     connection: sa.Connection,
     node_id: str,
-    trust_level: int,
     now_unix_s: float,
     values: dict[str, object],
 ) -> None:
     connection.execute(
         NODES.insert().values(
             node_id=node_id,
-            trust_level=trust_level,
             registered_unix_s=now_unix_s,
             incarnation="",
             sequence=0,

@@ -4,10 +4,11 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf.message import DecodeError
 
 from procs.master import core, node_records
 from procs.master.database import Database
@@ -20,6 +21,8 @@ log = logging.getLogger("master")
 
 PROTOCOL_VERSION = 1
 NODE_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,64}")
+
+ChannelContext: TypeAlias = grpc.aio.ServicerContext[pb.NodeMessage, pb.MasterMessage]
 
 
 class NodeServer(pb_grpc.NodeServiceServicer):
@@ -78,11 +81,11 @@ class NodeServer(pb_grpc.NodeServiceServicer):
 
     async def OpenChannel(
         self,
-        messages: AsyncIterator[pb.NodeMessage | None],
-        context: grpc.aio.ServicerContext[pb.NodeMessage, pb.MasterMessage],
+        _: AsyncIterator[pb.NodeMessage],
+        context: ChannelContext,
     ) -> AsyncIterator[pb.MasterMessage]:
         """Hello both ways, then assignments out and answers in, until a newer one replaces it."""
-        first = await anext(aiter(messages), None)
+        first = await _next_message(context)
         if first is None or first.WhichOneof("body") != "hello":
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "hello comes first")
         hello = await self._beat(first.hello, True)
@@ -92,7 +95,7 @@ class NodeServer(pb_grpc.NodeServiceServicer):
         channel, node_id = Channel(), first.hello.node_id
         self._workers.opened(node_id, channel)
         self._dispatcher.channel_opened(node_id)
-        reader = self._dispatcher.in_background(_read(messages, channel))
+        reader = self._dispatcher.in_background(_read(context, channel))
         try:
             while (message := await channel.outgoing.get()) is not None:
                 yield message
@@ -118,21 +121,27 @@ class NodeServer(pb_grpc.NodeServiceServicer):
         )
 
 
-async def _read(messages: AsyncIterator[pb.NodeMessage | None], channel: Channel) -> None:
+async def _read(context: ChannelContext, channel: Channel) -> None:
     """Hand on what the node answers, until its side ends."""
     try:
-        async for message in messages:
-            if message is not None:  # None: it could not be read
-                channel.answered(message)
+        while (message := await _next_message(context)) is not None:
+            channel.answered(message)
     finally:
         channel.close()
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext[pb.NodeMessage, pb.MasterMessage],
-    code: grpc.StatusCode,
-    details: str,
-) -> NoReturn:
+async def _next_message(context: ChannelContext) -> pb.NodeMessage | None:
+    """The next message that can be read; None at the end. The request iterator would not do:
+    it ends with the first message that cannot."""
+    while True:
+        try:
+            message = await context.read()
+        except DecodeError:
+            continue
+        return message if isinstance(message, pb.NodeMessage) else None
+
+
+async def _abort(context: ChannelContext, code: grpc.StatusCode, details: str) -> NoReturn:
     await context.abort(code, details)
     raise AssertionError("abort always raises")
 

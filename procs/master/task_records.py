@@ -107,6 +107,7 @@ def waiting(connection: sa.Connection) -> list[core.Waiting]:
             row["submitted_unix_s"],
             Demand(**row["demand"]),
             refused.get(row["task_id"], {}),
+            _failed_on(connection, row["task_id"]) if row["attempt"] > 1 else frozenset(),
         )
         for row in _with_phase(connection, AttemptPhase.WAITING)
     ]
@@ -338,6 +339,13 @@ def _with_phase(connection: sa.Connection, phase: AttemptPhase) -> list[Row]:
         .where(ATTEMPTS.c.phase == phase.value)
     )
     return list(connection.execute(query).mappings())
+
+
+def _failed_on(connection: sa.Connection, task_id: str) -> frozenset[str]:
+    query = sa.select(ATTEMPTS.c.node_id).where(
+        ATTEMPTS.c.task_id == task_id, ATTEMPTS.c.node_id.is_not(None)
+    )
+    return frozenset(connection.execute(query).scalars())
 
 
 def _set(connection: sa.Connection, row: Row, **values: object) -> None:

@@ -63,12 +63,10 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         return pb.TaskStatusResponse(wanted=wanted)
 
     async def StreamTaskLogs(
-        self, chunks: AsyncIterator[pb.TaskLogChunk | None], context: Context
+        self, chunks: AsyncIterator[pb.TaskLogChunk], context: Context
     ) -> AsyncIterator[pb.TaskLogAck]:
         """One acknowledgement for each chunk, of what is stored; many tasks on one stream."""
         async for chunk in chunks:
-            if chunk is None:
-                continue
             next_sequence = await self._database.run(log_records.append, chunk)
             self._bells.ring(chunk.task_id)
             yield pb.TaskLogAck(
@@ -101,14 +99,12 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         return await asyncio.to_thread(_receipt, self._files.output(key, request.sha256))
 
     async def UploadTaskOutput(
-        self, chunks: AsyncIterator[pb.TaskOutputChunk | None], context: Context
+        self, chunks: AsyncIterator[pb.TaskOutputChunk], context: Context
     ) -> pb.TaskOutputReceipt:
         """Stores what follows what is there. The receipt says where to go on, or all is well."""
         output: Output | None = None
         most_bytes = 0
         async for chunk in chunks:
-            if chunk is None:
-                continue
             if output is None:
                 key = Key(chunk.task_id, chunk.attempt)
                 row = await self._database.run(_task_of_wanted, key)

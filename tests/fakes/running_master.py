@@ -1,0 +1,75 @@
+"""A real master in the test's own loop, and its HTTP API called as a client does."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from procs.master.main import Addresses, Settings, running
+
+POLL_S = 0.01
+PATIENCE_S = 20.0
+
+
+class Http:
+    """The API at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def call(self, method: str, path: str, **more: Any) -> requests.Response:
+        return await asyncio.to_thread(
+            requests.request, method, self.url + path, timeout=10, **more
+        )
+
+    async def get(self, path: str) -> Any:
+        response = await self.call("GET", path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def submit(self, **body: Any) -> str:
+        response = await self.call("POST", "/api/v1/tasks", json={"command": ["x"]} | body)
+        assert response.status_code == 201, response.text
+        return str(response.json()["task_id"])
+
+    async def upload(self, content: bytes) -> str:
+        sha256 = hashlib.sha256(content).hexdigest()
+        response = await self.call("PUT", f"/api/v1/inputs/{sha256}", data=content)
+        assert response.status_code == 201, response.text
+        return sha256
+
+    async def task(self, task_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self.get(f"/api/v1/tasks/{task_id}")
+        return found
+
+    async def cancel(self, task_id: str) -> dict[str, Any]:
+        response = await self.call("POST", f"/api/v1/tasks/{task_id}/cancel")
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def until(self, task_id: str, state: str, attempt: int = 1) -> dict[str, Any]:
+        """The task, once it is so."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                task = await self.task(task_id)
+                if (task["state"], task["attempt"]) == (state, attempt):
+                    return task
+                await asyncio.sleep(POLL_S)
+
+
+def with_master(
+    tmp_path: Path,
+    scenario: Callable[[Addresses, Http], Awaitable[None]],
+    **settings: Any,
+) -> None:
+    """Run `scenario` against a master on `tmp_path`/master."""
+
+    async def run() -> None:
+        chosen = Settings("127.0.0.1:0", "127.0.0.1:0", tmp_path / "master", **settings)
+        async with running(chosen) as addresses:
+            await scenario(addresses, Http(addresses.http))
+
+    asyncio.run(run())
