@@ -128,43 +128,53 @@ prepare() {
 }
 
 on_exit() {
-  local code=$?
+  local code=$? log
   trap '' INT TERM HUP
   if [ "$code" -ne 0 ] && [ -n "${step-}" ]; then
     say "failed: $step"
-    [ ! -s "${evidence-}" ] || { say "the end of $evidence:"; tail -n 30 "$evidence" >&2; }
+    for log in "${evidence[@]}"; do
+      if [ -s "$log" ]; then
+        say "the end of $log:"
+        tail -n 20 "$log" >&2
+      fi
+    done
   fi
   stop_demo
   rm -rf -- "$work"
   exit "$code"
 }
 
-# ---------------------------------------------------------------------------------- the demo
-
-# What is being done, and the file that tells why it failed.
+# What is being done, and the files that tell why it failed.
 begin() {
   step=$1
-  evidence=${2-}
-  say "$step"
+  evidence=("${@:2}")
+}
+
+# ---------------------------------------------------------------------------------- the demo
+
+show() {
+  begin "$@"
+  say "$1"
 }
 
 start_engine() {
-  begin "looking for a Docker engine"
+  show "looking for a Docker engine"
   docker version >/dev/null 2>&1 && return
   [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and only root can start one: start Docker, or run this as root"
-  begin "starting a private Docker engine" "$work/e/dockerd.log"
+  show "starting a private Docker engine" "$work/e/dockerd.log"
   engine=$work/e
   DOCKER_HOST=$(tests/system/engine/start.sh "$engine")
   export DOCKER_HOST
 }
 
 build_image() {
-  begin "building the task image $TASK_IMAGE"
+  show "building the task image $TASK_IMAGE"
   procs/executor/image/build.sh "$TASK_IMAGE" >/dev/null
 }
 
 start_master() {
-  begin "starting the master" "$work/master.log"
+  show "starting the master" "$work/master.log"
+  touch "$work/master.log"
   setsid .venv/bin/hivemind-master serve --listen 127.0.0.1:0 --http 127.0.0.1:0 --trust-level 3 \
     --data "$work/master" >"$work/master.log" 2>&1 &
   master=$!
@@ -194,7 +204,7 @@ PYTHON
 }
 
 start_worker() {
-  begin "starting the worker" "$work/supervisord.log"
+  show "starting the worker" "$work/supervisord.log"
   if .venv/bin/supervisorctl -c supervisor.conf pid >/dev/null 2>&1; then
     fail "a worker runs from this checkout already: stop it with '.venv/bin/supervisorctl -c supervisor.conf shutdown'"
   fi
@@ -203,7 +213,7 @@ start_worker() {
     WEB_LISTEN=127.0.0.1:$web_port TASK_IMAGE=$TASK_IMAGE \
     setsid .venv/bin/supervisord -n -c supervisor.conf >"$work/supervisord.log" 2>&1 &
   worker=$!
-  evidence=$work/home/log/master_link.log
+  evidence+=("$work/home/log/master_link.log" "$work/home/log/executor.log")
   await is_node_ready "$worker"
 }
 
@@ -222,7 +232,7 @@ await() {
 }
 
 run_task() {
-  begin "running a task: count.py, with words.txt as its input" "$work/home/log/executor.log"
+  show "running a task: count.py, with words.txt as its input" "$work/home/log/executor.log"
   mkdir "$work/task"
   printf '%s\n' bee hive bee honey bee >"$work/task/words.txt"
   cat >"$work/task/count.py" <<'PYTHON'
@@ -238,20 +248,20 @@ with open("counts.txt", "w") as file:
 PYTHON
   .venv/bin/hivemind run --input "$work/task/count.py" --input "$work/task/words.txt" \
     --output "$work/output" -- python3 count.py
-  begin "checking its output" "$work/home/log/executor.log"
+  show "checking its output" "$work/home/log/executor.log"
   [ "$(cat "$work/output/counts.txt")" = $'bee 3\nhive 1\nhoney 1' ] || fail "counts.txt is not as it must be"
   .venv/bin/hivemind tasks
 }
 
 show_page() {
-  begin "asking for the page" "$work/home/log/web.log"
+  show "asking for the page" "$work/home/log/web.log"
   curl -fsS --max-time 10 -o /dev/null "http://127.0.0.1:$web_port/monitor.html"
   echo "The page: http://localhost:$web_port/monitor.html"
 }
 
 stay() {
   echo "More tasks: HIVEMIND_MASTER=$HIVEMIND_MASTER .venv/bin/hivemind run -- python3 -c 'print(1)'"
-  begin "staying until Ctrl-C" "$work/supervisord.log"
+  show "staying until Ctrl-C" "$work/supervisord.log"
   trap 'exit 0' INT TERM HUP
   wait -n "$worker" "$master" || true
   fail "the worker or the master has ended"
@@ -292,7 +302,7 @@ demo() {
   run_task
   show_page
   if [ "${1-}" != --once ]; then stay; fi
-  begin "done; stopping all"
+  show "done; stopping all"
 }
 
 # ---------------------------------------------------------------------------------- the rest
