@@ -7,6 +7,7 @@
 # characters). The engine has a network namespace of its own: two engines in one namespace take
 # each other's docker0 away. Its containers therefore reach nothing outside.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
   echo "engine: $1" >&2

@@ -6,6 +6,7 @@
 # --purge removes DIR too. Works as well after the engine was killed: its shims and containers
 # outlive it, and so do its mounts and its network namespace.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 # As in start.sh: a zombie counts as gone.
 is_ours() {
