@@ -115,7 +115,8 @@ def begin(
 
 def _refuse(name: str, err: Exception) -> int:
     line = f"{name}: {err}"
-    logging.getLogger(name).critical("%s", err)
+    if logging.getLogger().handlers:  # else stderr would say it twice
+        logging.getLogger(name).critical("%s", err)
     print(line, file=sys.stderr)
     return EXIT_BAD_SETTINGS if isinstance(err, SettingsError) else 1
 
