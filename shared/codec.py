@@ -11,8 +11,7 @@ class CodecError(ValueError):
 
 
 def encode(message: Message) -> bytes:
-    """Text that is not Unicode, such as a file name of a task's making, gets `?` in its place."""
-    return bytes(msgpack.packb(msgspec.to_builtins(message), unicode_errors="replace"))
+    return bytes(msgpack.packb(msgspec.to_builtins(message)))
 
 
 def decode(raw: bytes) -> AnyMessage:

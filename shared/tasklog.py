@@ -86,6 +86,8 @@ class LogReader:
                 break
             if header.sequence > self._at:
                 self._offset, self._at = offset, header.sequence
+        if self._at == self.next_sequence:  # it begins a MiB
+            return
         for record, after in _records(file, self._offset, self._at):
             self._offset, self._at = after, record.sequence + 1
             if self._at == self.next_sequence:

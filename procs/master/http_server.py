@@ -150,7 +150,9 @@ class Api:
 
     # -------------------------------------------------------------- parts
 
-    def _add_inputs(self, asked: submission.Submission, spec: pb.TaskAssignmentRequest) -> None:
+    def _add_inputs(
+        self, asked: submission.Submission, spec: pb.TaskAssignmentRequest
+    ) -> None:
         for one in asked.inputs:
             if self.files.input_size(one.sha256) != one.size_bytes:
                 text = f"input {one.path!r} was not uploaded, or its size_bytes is wrong"
@@ -158,7 +160,9 @@ class Api:
         for index in submission.to_inline(asked.inputs):
             spec.inputs[index].inline = self.files.whole_input(asked.inputs[index].sha256)
 
-    async def _keep(self, asked: submission.Submission, spec: pb.TaskAssignmentRequest) -> Response:
+    async def _keep(
+        self, asked: submission.Submission, spec: pb.TaskAssignmentRequest
+    ) -> Response:
         """Store a task, its secrets first; the same again is the same task."""
         known = await self.database.run(task_records.task, asked.task_id)
         if known is None:
@@ -288,7 +292,9 @@ def _all_tasks(connection: sa.Connection) -> tuple[list[task_records.Row], list[
     return task_records.newest(connection), node_records.for_placement(connection)
 
 
-def _one_task(connection: sa.Connection, task_id: str) -> tuple[task_records.Row | None, list[Any]]:
+def _one_task(
+    connection: sa.Connection, task_id: str
+) -> tuple[task_records.Row | None, list[Any]]:
     row = task_records.one_newest(connection, task_id)
     waits = row is not None and row["phase"] == AttemptPhase.WAITING
     return row, node_records.for_placement(connection) if waits else []

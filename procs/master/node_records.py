@@ -58,7 +58,9 @@ def register(
     return row
 
 
-def heartbeat(connection: sa.Connection, request: pb.HeartbeatRequest, now_unix_s: float) -> Beat:
+def heartbeat(
+    connection: sa.Connection, request: pb.HeartbeatRequest, now_unix_s: float
+) -> Beat:
     """Note that the node lives and compare what it holds with what it should hold."""
     row = node(connection, request.node_id)
     if row is None:

@@ -237,7 +237,9 @@ def ended(connection: sa.Connection, keys: Iterable[Key]) -> list[Key]:
     """Those of `keys` that are recorded as ended or superseded."""
     rows = ((key, attempt(connection, key)) for key in keys)
     return [
-        key for key, row in rows if row is not None and not core.is_live(AttemptPhase(row["phase"]))
+        key
+        for key, row in rows
+        if row is not None and not core.is_live(AttemptPhase(row["phase"]))
     ]
 
 
@@ -288,7 +290,9 @@ def finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s:
     owner = task(connection, request.task_id)
     if row is None or owner is None:
         return
-    worth_another = request.state == pb.TASK_STATE_FAILED and request.cause in WORTH_ANOTHER_ATTEMPT
+    worth_another = (
+        request.state == pb.TASK_STATE_FAILED and request.cause in WORTH_ANOTHER_ATTEMPT
+    )
     cancel_wanted = owner["cancel_reason"] is not None
     event = core.result_event(worth_another, request.attempt, cancel_wanted)
     body = request.SerializeToString(deterministic=True)
@@ -381,7 +385,9 @@ def _try_again(connection: sa.Connection, row: Row, why: str, now_unix_s: float)
         _end(connection, task_id, pb.TASK_STATE_FAILED, reason, now_unix_s)
         return
     _add_attempt(connection, Key(task_id, number + 1))
-    connection.execute(TASKS.update().where(TASKS.c.task_id == task_id).values(attempt=number + 1))
+    connection.execute(
+        TASKS.update().where(TASKS.c.task_id == task_id).values(attempt=number + 1)
+    )
 
 
 def _end(

@@ -92,14 +92,14 @@ class Supervised:
         return found
 
     def next(self, kind: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
-        """The first synced message of this kind, published from now on, that is as `where` says."""
-        began_s = time.monotonic()
+        """The next synced message of this kind for which `where` holds."""
+        deadline_s = time.monotonic() + LONGEST_S
         seen: M | None = None
-        while time.monotonic() < began_s + LONGEST_S:
+        while time.monotonic() < deadline_s:
             heard = self._tap.next(0.1)
             if heard is not None and isinstance(heard[1], kind) and heard[1].synced:
                 seen = heard[1]
-                if seen.at_s >= began_s and where(seen):
+                if where(seen):
                     return seen
         raise AssertionError(f"no such {kind.__name__}; the last was {seen}; {self.logs()}")
 

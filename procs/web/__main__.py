@@ -1,0 +1,7 @@
+"""`python -m procs.web`."""
+
+import sys
+
+from procs.web.main import main
+
+sys.exit(main())

@@ -1,0 +1,75 @@
+"""The web process: the page on WEB_LISTEN, and the owner's wishes.
+
+Reads link.state, task.state, process.state, host.load, gpu.load, vpn.state.
+Publishes: owner.want.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+
+from procs.web import core
+from procs.web.hub import Hub
+from procs.web.server import make_app, serve_http
+from shared import service
+
+READS = ("link.state", "task.state", "process.state", "host.load", "gpu.load", "vpn.state")
+
+
+def main() -> int:
+    return service.begin("web", frozenset(), READS, serve)
+
+
+def serve(context: service.Context) -> None:
+    asyncio.run(_until_signal(context))
+
+
+async def _until_signal(context: service.Context) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if not context.stop.is_set():  # a signal that came before
+        await run(context, stop)
+
+
+async def run(context: service.Context, stop: asyncio.Event) -> None:
+    """Until `stop`. The page may be away (a port in use): the beat goes on."""
+    loop = asyncio.get_running_loop()
+    hub = Hub(context)
+    for descriptor in context.bus.filenos():
+        loop.add_reader(descriptor, hub.drain)
+    settings = context.settings
+    app = make_app(hub, core.access_for(settings.web_host, settings.web_token))
+    workers = [
+        asyncio.create_task(serve_http(app, settings.web_host, settings.web_port, stop)),
+        asyncio.create_task(hub.follow()),
+    ]
+    try:
+        await _beat(hub, stop, workers)
+    finally:
+        stop.set()
+        for descriptor in context.bus.filenos():
+            loop.remove_reader(descriptor)
+        hub.close()
+        await _end(workers)
+
+
+async def _beat(hub: Hub, stop: asyncio.Event, workers: list[asyncio.Task[None]]) -> None:
+    """On whole seconds of the monotonic clock; a worker that failed ends the process."""
+    while not stop.is_set():
+        for worker in workers:
+            if worker.done():
+                worker.result()
+        hub.beat()
+        await hub.prune()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), service.next_beat_in_s(time.monotonic()))
+
+
+async def _end(workers: list[asyncio.Task[None]]) -> None:
+    serving, following = workers
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    await serving

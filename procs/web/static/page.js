@@ -1,0 +1,326 @@
+// The page: draws what /events says. Everything is put in as text, never as markup: names, reasons
+// and logs come from tasks and from the master. Any part of a state may be null: no news.
+"use strict";
+
+const SVG = "http://www.w3.org/2000/svg";
+const MOST_LOG_CHARACTERS = 200000;  // of each task on the page
+const STDERR = 2, WORKER = 3;
+const GIB = 2 ** 30, MIB = 2 ** 20;
+const TONES = {
+  ready: "good", running: "good", RUNNING: "good", succeeded: "good", collecting: "good",
+  degraded: "bad", failed: "bad", out_of_memory: "bad", out_of_disk: "bad", timed_out: "bad",
+  FATAL: "bad", EXITED: "bad", UNKNOWN: "bad", BACKOFF: "bad",
+  draining: "warn", paused: "warn", preparing: "warn", cancelled: "warn", STARTING: "warn", STOPPED: "warn",
+};
+const byId = (id) => document.getElementById(id);
+const logs = new Map();  // a task's directory -> its <pre>
+let clockOffset = 0;  // the worker's wall clock less ours, seconds
+let last = null;
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const now = () => Date.now() / 1000 + clockOffset;
+
+function duration(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
+}
+
+const since = (unix) => unix ? duration(now() - unix) : "–";
+const words = (text) => String(text).replaceAll("_", " ");
+
+function bytes(count) {
+  if (count >= GIB) return `${(count / GIB).toFixed(count >= 100 * GIB ? 0 : 1)} GiB`;
+  if (count >= MIB) return `${(count / MIB).toFixed(1)} MiB`;
+  return `${(count / 1024).toFixed(1)} KiB`;
+}
+
+function badge(node, text) {
+  setText(node, words(text).toUpperCase());
+  node.className = `badge ${TONES[text] || ""}`.trim();
+}
+
+function facts(list, rows) {
+  list.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
+}
+
+// ---------------------------------------------------------------- node, owner, alerts
+
+function showNode(state) {
+  const node = state.node;
+  setText(byId("node-name"), node && node.node_name || "HiveMind Worker");
+  setText(byId("node-id"), node ? node.node_id || "not registered yet" : "no word from master_link");
+  badge(byId("node-state"), node ? node.node_state : "no news");
+  if (!node) return facts(byId("node"), [["Master link", "no news"]]);
+  const engine = state.engine, vpn = state.vpn;
+  facts(byId("node"), [
+    ["State", node.node_state + (node.node_state_reason ? `: ${node.node_state_reason}` : "")],
+    ["Master", node.master_url || "none: set MASTER_NODE_URL"],
+    ["Link", node.phase + (node.detail ? `: ${node.detail}` : "")],
+    ["Last heartbeat", node.heartbeat_acked_unix_s ? `${since(node.heartbeat_acked_unix_s)} ago` : "none yet"],
+    ["Trust level", String(node.trust_level)],
+    ["Rewards", `${node.reward_total.toLocaleString("en")} in all, ${node.reward_last} in the last report`],
+    ["To deliver", `${node.undelivered_tasks} tasks, ${node.unacknowledged_reports} reports`],
+    ["Docker", !engine ? "no news" : engine.available ? engine.version || "there" : `away: ${engine.detail}`],
+    ["VPN", !vpn ? "no news" : words(vpn.phase) + (vpn.detail ? `: ${vpn.detail}` : "")],
+  ]);
+}
+
+function showOwner(owner) {
+  for (const button of byId("owner-buttons").children) {
+    const chosen = owner.wish === button.dataset.wish;
+    button.disabled = chosen;
+    button.setAttribute("aria-pressed", String(chosen));
+  }
+}
+
+function showAlerts(alerts) {
+  const list = byId("alerts");
+  list.hidden = alerts.length === 0;
+  list.replaceChildren(...alerts.map((alert) => {
+    const item = element("li", "", alert.text);
+    if (alert.raised_unix_s) item.append(element("span", "quiet", `for ${since(alert.raised_unix_s)}`));
+    return item;
+  }));
+}
+
+// ---------------------------------------------------------------- machine
+
+function curve(values, most) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 120 40");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  if (values.length < 2) return svg;
+  const x = (i) => 120 - (values.length - 1 - i) * 120 / 119;
+  const y = (value) => 39 - 38 * Math.min(1, value / most);
+  const points = values.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+  const area = document.createElementNS(SVG, "polygon");
+  area.setAttribute("class", "area");
+  area.setAttribute("points", `${x(0).toFixed(1)},40 ${points} 120,40`);
+  const line = document.createElementNS(SVG, "polyline");
+  line.setAttribute("class", "curve");
+  line.setAttribute("points", points);
+  svg.append(area, line);
+  return svg;
+}
+
+function chart(label, value, picture) {
+  const made = element("div", "chart");
+  const line = element("div", "label");
+  line.append(element("span", "", label), element("strong", "", value));
+  made.append(line, picture);
+  return made;
+}
+
+function gauge(part) {
+  const made = document.createElement("progress");
+  made.max = 1;
+  made.value = Math.min(1, Math.max(0, part));
+  return made;
+}
+
+function showMachine(state) {
+  const host = state.host, samples = state.samples;
+  if (!host) {
+    byId("use").replaceChildren();
+    return setText(byId("host"), "no word from the monitor");
+  }
+  const rate = (list) => list.length ? `${bytes(list[list.length - 1])}/s` : "–";
+  const most = (list) => Math.max(1024, ...list);
+  const charts = [
+    chart("CPU", `${host.cpu_pct.toFixed(0)} %`, curve(samples.cpu_pct, 100)),
+    chart("Memory", `${host.memory_pct.toFixed(0)} %`, curve(samples.memory_pct, 100)),
+    chart("Received", rate(samples.received_bytes_per_s), curve(samples.received_bytes_per_s, most(samples.received_bytes_per_s))),
+    chart("Sent", rate(samples.sent_bytes_per_s), curve(samples.sent_bytes_per_s, most(samples.sent_bytes_per_s))),
+    chart("Disk", `${bytes(host.disk_free_bytes)} free`, gauge(host.disk_total_bytes ? 1 - host.disk_free_bytes / host.disk_total_bytes : 0)),
+  ];
+  for (const gpu of state.gpus) charts.push(gpuChart(gpu));
+  byId("use").replaceChildren(...charts);
+  const machine = host.inventory;
+  setText(byId("host"), [
+    machine.operating_system, machine.cpu_count ? `${machine.cpu_count} cores` : "",
+    machine.memory_bytes ? bytes(machine.memory_bytes) : "", `load ${host.load_1m.toFixed(2)}`,
+  ].filter(Boolean).join(" · "));
+}
+
+function gpuChart(gpu) {
+  const label = `GPU ${gpu.index} ${gpu.name}`;
+  if (!gpu.reachable) return chart(label, `lost: ${gpu.reason}`, gauge(0));
+  const use = gpu.util_pct === null ? "use unknown" : `${gpu.util_pct.toFixed(0)} %`;
+  const heat = gpu.temperature_c === null ? "" : `, ${gpu.temperature_c.toFixed(0)} °C`;
+  return chart(label, use + heat, gauge((gpu.util_pct || 0) / 100));
+}
+
+// ---------------------------------------------------------------- processes, history
+
+function row(cells) {
+  const made = document.createElement("tr");
+  made.append(...cells);
+  return made;
+}
+
+function badgeCell(text, reason) {
+  const cell = element("td"), mark = element("span");
+  badge(mark, text);
+  cell.append(mark);
+  if (reason) cell.append(element("span", "reason", reason));
+  return cell;
+}
+
+function showTable(id, rows, empty) {
+  const table = byId(id);
+  table.hidden = rows.length === 0;
+  table.tBodies[0].replaceChildren(...rows);
+  setText(byId(`${id}-empty`), rows.length ? "" : empty);
+}
+
+function showProcesses(processes) {
+  showTable("processes", (processes || []).map((process) => row([
+    element("td", "name", process.name),
+    badgeCell(process.state, process.detail),
+    element("td", "number", String(process.restarts)),
+    element("td", "number", since(process.since_unix_s)),
+    element("td", "number", process.pid ? String(process.pid) : "–"),
+  ])), "no word from the watchdog");
+}
+
+function showHistory(history) {
+  showTable("history", (history || []).map((task) => row([
+    element("td", "name", `${task.task_id}.${task.attempt}`),
+    badgeCell(task.phase, task.error || ""),
+    element("td", "number", task.exit_code === null || task.exit_code < 0 ? "–" : String(task.exit_code)),
+    element("td", "number", task.started_unix_s ? duration(task.finished_unix_s - task.started_unix_s) : "–"),
+    element("td", "number", `${since(task.finished_unix_s)} ago`),
+  ])), "no task has ended yet");
+}
+
+// ---------------------------------------------------------------- tasks and their output
+
+function showTasks(tasks) {
+  const box = byId("tasks"), held = tasks || [];
+  setText(byId("tasks-count"), held.length ? `(${held.length})` : "");
+  setText(byId("tasks-empty"), tasks === null ? "no word from the executor" : held.length ? "" : "none at the moment");
+  const wanted = new Set(held.map((task) => task.directory));
+  for (const card of [...box.children]) {
+    if (!wanted.has(card.dataset.task)) {
+      logs.delete(card.dataset.task);
+      card.remove();
+    }
+  }
+  for (const task of held) showTask(cardOf(box, task.directory), task);
+}
+
+function cardOf(box, directory) {
+  for (const card of box.children) if (card.dataset.task === directory) return card;
+  const card = element("article", "task");
+  card.dataset.task = directory;
+  const head = element("div", "head"), stop = element("button", "", "Stop");
+  stop.type = "button";
+  stop.addEventListener("click", () => ask(`/tasks/${encodeURIComponent(directory)}/stop`, {}));
+  head.append(element("span", "name", directory), element("span", "badge"), element("span", "quiet time"), element("span", "grow"), stop);
+  const log = element("pre", "log");
+  log.tabIndex = 0;
+  log.setAttribute("aria-label", `Output of ${directory}`);
+  log.hidden = true;
+  card.append(head, element("p", "about"), log);
+  logs.set(directory, log);
+  box.append(card);
+  return card;
+}
+
+function showTask(card, task) {
+  const phase = task.phases.length ? task.phases[task.phases.length - 1] : null;
+  badge(card.querySelector(".badge"), task.phase);
+  setText(card.querySelector(".time"), phase ? `for ${since(phase.at_unix_s)}` : "");
+  const stop = card.querySelector("button");
+  stop.hidden = task.final;
+  stop.disabled = task.stopping;
+  setText(stop, task.stopping ? "Stopping …" : "Stop");
+  const use = task.use;
+  setText(card.querySelector(".about"), [
+    task.image, task.command.join(" "),
+    use ? `CPU ${use.cpu_pct.toFixed(0)} %` : "",
+    use ? `memory ${bytes(use.memory_bytes)}${use.memory_limit_bytes ? ` of ${bytes(use.memory_limit_bytes)}` : ""}` : "",
+    task.detail,
+  ].filter(Boolean).join(" · "));
+}
+
+function addLog(event) {
+  const log = logs.get(event.task);
+  if (!log) return;
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 30;
+  if (event.fresh) log.replaceChildren();
+  for (const [stream, text] of event.parts) {
+    log.append(element("span", stream === STDERR ? "error" : stream === WORKER ? "worker" : "", text));
+  }
+  let length = log.textContent.length;
+  while (length > MOST_LOG_CHARACTERS && log.childNodes.length > 1) {
+    length -= log.firstChild.textContent.length;
+    log.firstChild.remove();
+  }
+  log.hidden = false;
+  if (atEnd || event.fresh) log.scrollTop = log.scrollHeight;
+}
+
+// ---------------------------------------------------------------- live, and the owner's wishes
+
+function notice(id, text) {
+  byId(id).hidden = !text;
+  setText(byId(id), text);
+}
+
+function show(state) {
+  last = state;
+  clockOffset = state.now_unix_s - Date.now() / 1000;
+  showNode(state);
+  showOwner(state.owner);
+  showAlerts(state.alerts);
+  showMachine(state);
+  showTasks(state.tasks);
+  showProcesses(state.processes);
+  showHistory(state.history);
+}
+
+async function ask(path, body) {
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: {"Content-Type": "application/json", "X-HiveMind": "1"},
+      body: JSON.stringify(body),
+    });
+    notice("answer", answer.ok ? "" : await answer.text());
+  } catch {
+    notice("answer", "The worker did not answer; nothing was changed.");
+  }
+}
+
+for (const button of byId("owner-buttons").children) {
+  button.addEventListener("click", () => ask("/owner", {wish: button.dataset.wish}));
+}
+
+function listen() {
+  const source = new EventSource("/events");
+  source.addEventListener("open", () => notice("connection", ""));
+  source.addEventListener("error", () => {
+    notice("connection", "The worker's page is away" +
+      (last ? `; what stands below was so ${duration(now() - last.now_unix_s)} ago` : "") + ". Trying again …");
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3000);  // refused: it gives up by itself
+  });
+  source.addEventListener("state", (event) => show(JSON.parse(event.data)));
+  source.addEventListener("log", (event) => addLog(JSON.parse(event.data)));
+}
+
+listen();

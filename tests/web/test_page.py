@@ -1,0 +1,176 @@
+"""The page in a real Chromium, against a real bus and a real port."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from shared.tasklog import STDERR
+from tests.fakes.bus_worker import running_task
+from tests.fakes.task_log import TaskLog
+from tests.web.conftest import Beating, Serving, wait_for
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Shown:
+    """A page, and what its console said."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def shown(browser: Browser, serving: Serving) -> Iterator[Shown]:
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    made = Shown(page)
+    page.on("console", lambda m: made.errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda err: made.errors.append(str(err)))
+    page.goto(f"{serving.url}/")
+    yield made
+    page.close()
+    assert made.errors == []
+
+
+def add_history(home: Path) -> None:
+    connection = sqlite3.connect(home / "lib" / "executor.db")
+    with connection:
+        connection.execute(
+            "CREATE TABLE tasks(task_id, attempt, directory, phase, image, command,"
+            " accepted_unix_s, started_unix_s, finished_unix_s, exit_code, error, cause)"
+        )
+        connection.executemany(
+            "INSERT INTO tasks VALUES(?, 1, ?, ?, 'python', '', 1, 1e9, ?, ?, ?, ?)",
+            [
+                ("prepare", "prepare.1", "succeeded", 1e9 + 73, 0, "", ""),
+                ("broken", "broken.1", "failed", 1e9 + 500, 3, "exit code 3", "TASK"),
+                ("greedy", "greedy.1", "out_of_memory", 1e9 + 7, 137, "512 MiB was not enough", ""),
+            ],
+        )
+    connection.close()
+
+
+def test_node_processes_and_machine_are_shown(shown: Shown) -> None:
+    page = shown.page
+    expect(page).to_have_url(page.url.split("/m")[0] + "/monitor.html")
+    expect(page.locator("#node-name")).to_have_text("attic")
+    expect(page.locator("#node-id")).to_have_text("node-7f3a")
+    expect(page.locator("#node-state")).to_have_text("READY")
+    expect(page.locator("#node")).to_contain_text("3,456 in all, 12 in the last report")
+    rows = page.locator("#processes tbody tr")
+    expect(rows).to_have_count(6)
+    expect(rows.nth(1)).to_contain_text("executor")
+    expect(rows.nth(1)).to_contain_text("RUNNING")
+    expect(rows.nth(1)).to_contain_text("1 h 23 min")
+    expect(page.locator("#use")).to_contain_text("42 %")
+    expect(page.locator("#use .curve").first).to_be_attached()
+    expect(page.locator("#alerts")).to_be_hidden()
+
+
+def test_a_running_task_shows_its_output_as_it_comes(shown: Shown, beating: Beating) -> None:
+    task = running_task()
+    log = TaskLog(beating.home / "tasks" / "train.1" / "log")
+    log.write(b"epoch 1\n")
+    beating.tasks = (task,)
+    page = shown.page
+    expect(page.locator(".task .name")).to_have_text("train.1")
+    expect(page.locator(".task .about")).to_contain_text("memory 1.5 GiB of 2.0 GiB")
+    expect(page.locator(".log")).to_have_text("epoch 1\n")
+    log.write(b"warning: slow\n", STDERR)
+    expect(page.locator(".log .error")).to_have_text("warning: slow\n")
+    beating.tasks = ()
+    expect(page.locator(".task")).to_have_count(0)
+    expect(page.locator("#tasks-empty")).to_have_text("none at the moment")
+
+
+def test_a_hostile_log_stays_text(shown: Shown, beating: Beating) -> None:
+    line = "<script>document.title='taken'</script><img src=x onerror=alert(1)>"
+    log = TaskLog(beating.home / "tasks" / "evil.1" / "log")
+    log.write(line.encode() + b"\x1b[31m red \x1b]0;title\x07\x00\xff\n")
+    beating.tasks = (running_task("evil"),)
+    page = shown.page
+    expect(page.locator(".log")).to_have_text(line + " red ␀�\n")
+    assert page.title() == "HiveMind Worker"
+    assert page.locator(".log script, .log img").count() == 0
+
+
+def test_buttons_pause_and_resume_the_node(shown: Shown, serving: Serving) -> None:
+    page, saved = shown.page, serving.settings.home / "lib" / "owner.json"
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+    assert '"wish":"paused"' in saved.read_text()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "false")
+    assert '"wish":"ready"' in saved.read_text()
+
+
+def test_a_task_is_stopped_and_forgotten(shown: Shown, serving: Serving, beating: Beating) -> None:
+    beating.tasks = (running_task(),)
+    stop = shown.page.locator(".task button")
+    stop.click()
+    expect(stop).to_have_text("Stopping …")
+    saved = serving.settings.home / "lib" / "owner.json"
+    assert '"stopped_tasks":["train.1"]' in saved.read_text()
+    beating.tasks = ()
+    wait_for(lambda: '"stopped_tasks":[]' in saved.read_text(), "the stop is forgotten")
+
+
+def test_history_comes_from_the_executors_database(shown: Shown, beating: Beating) -> None:
+    expect(shown.page.locator("#history-empty")).to_have_text("no task has ended yet")
+    add_history(beating.home)
+    rows = shown.page.locator("#history tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(0)).to_contain_text("broken.1")
+    expect(rows.nth(0)).to_contain_text("8 min 20 s")
+
+
+def test_silence_is_shown_as_silence(shown: Shown, beating: Beating) -> None:
+    expect(shown.page.locator("#node-name")).to_have_text("attic")
+    beating.silent = True
+    expect(shown.page.locator("#node-id")).to_have_text(
+        "no word from master_link", timeout=10_000
+    )
+    expect(shown.page.locator("#alerts")).to_contain_text("no word from executor (task.state)")
+    expect(shown.page.locator("#tasks-empty")).to_have_text("no word from the executor")
+    beating.silent = False
+    expect(shown.page.locator("#alerts")).to_be_hidden()
+
+
+def test_it_is_readable_in_both_schemes_and_on_a_phone(
+    shown: Shown, beating: Beating, tmp_path: Path
+) -> None:
+    home = beating.home
+    add_history(home)
+    log = TaskLog(home / "tasks" / "train.1" / "log")
+    for epoch in range(1, 9):
+        log.write(f"epoch {epoch}/10  loss {1 / epoch:.4f}\n".encode())
+    log.write(b"UserWarning: the learning rate is high\n", STDERR)
+    beating.tasks = (running_task(),)
+    page = shown.page
+    expect(page.locator(".log .error")).to_be_attached()
+    drawn = "document.querySelectorAll('.curve')[3]?.points.length ?? 0"
+    wait_for(lambda: page.evaluate(drawn) > 20, "the curves have some length")
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390)):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+        wider = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert page.evaluate(wider) is False
