@@ -30,7 +30,10 @@ class Follower:
             if not self._path.exists():
                 return []
             self._reader = LogReader(self._path, _start(self._path))
-        records = self._reader.read(READ_BYTES)
+        try:
+            records = self._reader.read(READ_BYTES)
+        except OSError:  # not the keeper's file: a link, or a disk that fails
+            return []
         parts = [(r.stream, self._text.of(r.stream, r.data)) for r in records]
         if sum(len(r.data) for r in records) > BEHIND_BYTES and self._skip(self._reader):
             parts.append((WORKER, SKIPPED))

@@ -153,7 +153,7 @@ async def serve_http(app: ASGIApp, host: str, port: int, stop: asyncio.Event) ->
         try:
             listener = await _listen(host, port)
         except OSError as err:
-            log.error("can't serve the page on %s:%d: %s; trying again", host, port, err.strerror)
+            log.error("can't serve the page on %s:%d: %s; trying again", host, port, err)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), RETRY_S)
             continue

@@ -17,6 +17,7 @@ from shared.messages import HeldTask
 from shared.service import Context
 from shared.settings import Settings, load
 from tests.fakes.bus_worker import BusWorker, say_all, short_home
+from tests.fakes.keeper_log import KeeperLog
 
 DEADLINE_S = 30.0
 
@@ -84,6 +85,13 @@ class Serving:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await run(context, self._stop)
 
+    def pages(self) -> int:
+        """How many pages are open: each has a stream in a task of the loop."""
+        if self._loop is None:
+            return 0
+        names = [str(task.get_coro()) for task in asyncio.all_tasks(self._loop)]
+        return sum("run_asgi" in name for name in names)
+
     def close(self) -> None:
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
@@ -100,6 +108,21 @@ def free_port() -> int:
 def home() -> Iterator[Path]:
     with short_home() as path:
         yield path
+
+
+@pytest.fixture
+def task_log(home: Path) -> Iterator[Callable[[str], KeeperLog]]:
+    """Makes the log of a held task, by its directory's name."""
+    made: list[KeeperLog] = []
+
+    def make(name: str) -> KeeperLog:
+        (home / "tasks" / name).mkdir()
+        made.append(KeeperLog(home / "tasks" / name / "log"))
+        return made[-1]
+
+    yield make
+    for log in made:
+        log.close()
 
 
 @pytest.fixture

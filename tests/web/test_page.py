@@ -1,7 +1,7 @@
 """The page in a real Chromium, against a real bus and a real port."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from shared.tasklog import STDERR
 from tests.fakes.bus_worker import running_task
-from tests.fakes.task_log import TaskLog
+from tests.fakes.keeper_log import KeeperLog
 from tests.web.conftest import Beating, Serving, wait_for
+
+MakeLog = Callable[[str], KeeperLog]
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -85,9 +87,11 @@ def test_node_processes_and_machine_are_shown(shown: Shown) -> None:
     expect(page.locator("#alerts")).to_be_hidden()
 
 
-def test_a_running_task_shows_its_output_as_it_comes(shown: Shown, beating: Beating) -> None:
+def test_a_running_task_shows_its_output_as_it_comes(
+    shown: Shown, beating: Beating, task_log: MakeLog
+) -> None:
     task = running_task()
-    log = TaskLog(beating.home / "tasks" / "train.1" / "log")
+    log = task_log("train.1")
     log.write(b"epoch 1\n")
     beating.tasks = (task,)
     page = shown.page
@@ -101,9 +105,11 @@ def test_a_running_task_shows_its_output_as_it_comes(shown: Shown, beating: Beat
     expect(page.locator("#tasks-empty")).to_have_text("none at the moment")
 
 
-def test_a_hostile_log_stays_text(shown: Shown, beating: Beating) -> None:
+def test_a_hostile_log_stays_text(
+    shown: Shown, beating: Beating, task_log: MakeLog
+) -> None:
     line = "<script>document.title='taken'</script><img src=x onerror=alert(1)>"
-    log = TaskLog(beating.home / "tasks" / "evil.1" / "log")
+    log = task_log("evil.1")
     log.write(line.encode() + b"\x1b[31m red \x1b]0;title\x07\x00\xff\n")
     beating.tasks = (running_task("evil"),)
     page = shown.page
@@ -118,6 +124,7 @@ def test_buttons_pause_and_resume_the_node(shown: Shown, serving: Serving) -> No
     expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
     assert '"wish":"paused"' in saved.read_text()
     page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
     expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "false")
     assert '"wish":"ready"' in saved.read_text()
 
@@ -155,17 +162,18 @@ def test_silence_is_shown_as_silence(shown: Shown, beating: Beating) -> None:
 
 
 def test_it_is_readable_in_both_schemes_and_on_a_phone(
-    shown: Shown, beating: Beating, tmp_path: Path
+    shown: Shown, beating: Beating, task_log: MakeLog, tmp_path: Path
 ) -> None:
     home = beating.home
     add_history(home)
-    log = TaskLog(home / "tasks" / "train.1" / "log")
+    log = task_log("train.1")
     for epoch in range(1, 9):
         log.write(f"epoch {epoch}/10  loss {1 / epoch:.4f}\n".encode())
     log.write(b"UserWarning: the learning rate is high\n", STDERR)
     beating.tasks = (running_task(),)
     page = shown.page
     expect(page.locator(".log .error")).to_be_attached()
+    expect(page.locator("#history tbody tr")).to_have_count(3)
     drawn = "document.querySelectorAll('.curve')[3]?.points.length ?? 0"
     wait_for(lambda: page.evaluate(drawn) > 20, "the curves have some length")
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390)):

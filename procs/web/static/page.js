@@ -82,7 +82,8 @@ function showOwner(owner) {
   for (const button of byId("owner-buttons").children) {
     const chosen = owner.wish === button.dataset.wish;
     button.disabled = chosen;
-    button.setAttribute("aria-pressed", String(chosen));
+    if (button.dataset.wish === "ready") button.hidden = chosen;  // nothing to resume
+    else button.setAttribute("aria-pressed", String(chosen));
   }
 }
 
@@ -229,8 +230,9 @@ function cardOf(box, directory) {
   card.dataset.task = directory;
   const head = element("div", "head"), stop = element("button", "", "Stop");
   stop.type = "button";
+  stop.className = "stop";
   stop.addEventListener("click", () => ask(`/tasks/${encodeURIComponent(directory)}/stop`, {}));
-  head.append(element("span", "name", directory), element("span", "badge"), element("span", "quiet time"), element("span", "grow"), stop);
+  head.append(element("span", "name", directory), element("span", "badge"), element("span", "quiet time"), stop);
   const log = element("pre", "log");
   log.tabIndex = 0;
   log.setAttribute("aria-label", `Output of ${directory}`);
