@@ -36,10 +36,10 @@ def bus_directory(home: Path) -> Path:
     return home / "run" / "bus"
 
 
-def take_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> int:
+def take_lock(path: Path, wait_s: float | None = None) -> int:
     """Hold `path` for the life of this process; the descriptor. BusError when another holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-    deadline_s = time.monotonic() + wait_s
+    deadline_s = time.monotonic() + (LOCK_WAIT_S if wait_s is None else wait_s)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,14 +59,15 @@ class Inbox:
         self.latest: dict[str, dict[str, Message]] = {topic: {} for topic in topics}
         self.dropped = 0
 
-    def take(self, frames: Iterable[Sequence[bytes]]) -> bool:
-        """Keep what is newest; True if anything was."""
+    def take(self, frames: Iterable[Sequence[bytes]], speaker: str | None = None) -> bool:
+        """Keep what is newest; True if anything was. Who names itself other than `speaker`,
+        whose socket it came from, is not heard."""
         changed = False
         for parts in frames:
-            changed = self._take_one(parts) or changed
+            changed = self._take_one(parts, speaker) or changed
         return changed
 
-    def _take_one(self, parts: Sequence[bytes]) -> bool:
+    def _take_one(self, parts: Sequence[bytes], speaker: str | None) -> bool:
         try:
             _, source_raw, body = parts
             source, message = source_raw.decode(), codec.decode(body)
@@ -74,7 +75,8 @@ class Inbox:
             self.dropped += 1
             return False
         known = self.latest.get(message.topic)
-        if known is None or message.topic not in owned_by(source):
+        foreign = message.topic not in owned_by(source) or speaker not in (None, source)
+        if known is None or foreign:
             self.dropped += 1
             return False
         older = known.get(source)
@@ -106,7 +108,10 @@ def _is_fresh(message: Message, now_s: float) -> bool:
 
 
 class Bus:
-    """This process's socket, bound, and its subscriptions, connected, there or not yet."""
+    """This process's socket, bound, and its subscriptions, connected, there or not yet.
+
+    One socket for each source: what comes in on it is that source's word and no other's.
+    """
 
     def __init__(self, home: Path, name: str, reads: Iterable[str] = ()) -> None:
         self.name = name
@@ -114,26 +119,19 @@ class Bus:
         self._directory = bus_directory(home)
         self._path = self._directory / f"{name}.sock"
         self._last: dict[str, list[bytes]] = {}
-        self._connected: set[str] = set()
-        self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._bind()
-        self._subscriber = self._context.socket(zmq.SUB)
-        self._subscriber.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        self._subscriber.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._subscriber.setsockopt(zmq.RCVHWM, MAX_DRAIN)
-        self._poller.register(self._subscriber, zmq.POLLIN)
-        for topic in self.inbox.latest:
-            self._subscriber.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        self.connect_new()
-
-    def _bind(self) -> None:
+        self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         if len(str(self._path)) > MAX_SOCKET_PATH:
             raise BusError(
                 f"{self._path} is too long for a unix socket (over {MAX_SOCKET_PATH} characters);"
                 " set HIVEMIND_HOME to a shorter path"
             )
-        self._lock = take_lock(self._directory / f"{self.name}.lock")
+        self._lock = take_lock(self._directory / f"{name}.lock")
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._bind()
+        self.connect_new()
+
+    def _bind(self) -> None:
         self._publisher = self._context.socket(zmq.XPUB)
         self._publisher.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER)
         self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -141,6 +139,7 @@ class Bus:
         try:
             self._publisher.bind(f"ipc://{self._path}")
         except zmq.ZMQError as err:
+            self.close()
             raise BusError(f"can't bind {self._path}: {err}") from err
         self._poller.register(self._publisher, zmq.POLLIN)
 
@@ -148,9 +147,19 @@ class Bus:
         """Connect to every owner of a topic that is read; monitors are found by their sockets."""
         for topic in self.inbox.latest:
             for source in self._sources(topic):
-                if source not in self._connected and source != self.name:
-                    self._connected.add(source)
-                    self._subscriber.connect(f"ipc://{self._directory / source}.sock")
+                if source not in self._subscribers and source != self.name:
+                    self._subscribers[source] = self._subscribe(source)
+
+    def _subscribe(self, source: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.SUB)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.setsockopt(zmq.RCVHWM, MAX_DRAIN)
+        for topic in self.inbox.latest.keys() & set(owned_by(source)):
+            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        socket.connect(f"ipc://{self._directory / source}.sock")
+        self._poller.register(socket, zmq.POLLIN)
+        return socket
 
     def _sources(self, topic: str) -> list[str]:
         owner = TOPICS[topic].owner
@@ -183,12 +192,17 @@ class Bus:
 
     def drain(self) -> bool:
         """Replay to new subscribers and take all that came; True if any STATE is newer."""
-        while self._publisher.poll(0):
+        for _ in range(MAX_DRAIN):
+            if not self._publisher.poll(0):
+                break
             self._replay(self._publisher.recv())
-        frames: list[list[bytes]] = []
-        while len(frames) < MAX_DRAIN and self._subscriber.poll(0):
-            frames.append(self._subscriber.recv_multipart())
-        return self.inbox.take(frames)
+        changed = False
+        for source, socket in self._subscribers.items():
+            frames: list[list[bytes]] = []
+            while len(frames) < MAX_DRAIN and socket.poll(0):
+                frames.append(socket.recv_multipart())
+            changed = self.inbox.take(frames, source) or changed
+        return changed
 
     def _replay(self, subscription: bytes) -> None:
         if subscription[:1] != b"\x01":
@@ -197,10 +211,11 @@ class Bus:
             if topic.encode().startswith(subscription[1:]):
                 self._publisher.send_multipart(frames)
 
-    def filenos(self) -> tuple[int, int]:
+    def filenos(self) -> tuple[int, ...]:
         """For an asyncio loop: readable means "call drain"; drain also after each publish,
-        since zmq's descriptors only signal an edge."""
-        return self._publisher.fileno(), self._subscriber.fileno()
+        since zmq's descriptors only signal an edge, and ask again after `connect_new`."""
+        sockets = (self._publisher, *self._subscribers.values())
+        return tuple(int(socket.fileno()) for socket in sockets)
 
     def close(self) -> None:
         self._context.destroy(linger=0)

@@ -11,7 +11,8 @@ class CodecError(ValueError):
 
 
 def encode(message: Message) -> bytes:
-    return bytes(msgpack.packb(msgspec.to_builtins(message)))
+    """Text that is not Unicode, such as a file name of a task's making, gets `?` in its place."""
+    return bytes(msgpack.packb(msgspec.to_builtins(message), unicode_errors="replace"))
 
 
 def decode(raw: bytes) -> AnyMessage:

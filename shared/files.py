@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+ASIDE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 DEEPEST = 64  # a subtree below this depth is moved up first, so that no path or stack runs out
 
 
@@ -29,7 +30,7 @@ def sync_file(path: Path) -> None:
 def write_atomic(path: Path, data: bytes, mode: int = 0o640) -> None:
     """Replace `path` with `data`: after a crash it holds the old content or the new, whole."""
     aside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = os.open(aside, ASIDE_FLAGS, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(data)
@@ -43,10 +44,10 @@ def remove_tree(path: Path) -> None:
     """Delete `path` and all below it, whatever a task made of it: no link is followed, any mode,
     sticky directories and any depth. Needs CHOWN and DAC_OVERRIDE for another user's files."""
     try:
-        descriptor = os.open(path, DIRECTORY_FLAGS)
+        descriptor = _open_directory(path)
     except FileNotFoundError:
         return
-    except (NotADirectoryError, OSError):
+    except NotADirectoryError:  # a file, or a link: O_DIRECTORY with O_NOFOLLOW says so
         path.unlink(missing_ok=True)
         return
     try:
@@ -70,13 +71,26 @@ def _remove_entries(top: int, directory: int, depth: int) -> bool:
             os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=top)
             moved = True
             continue
-        child = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+        child = _open_directory(name, directory)
         try:
             moved = _remove_entries(top, child, depth + 1) or moved
         finally:
             os.close(child)
         os.rmdir(name, dir_fd=directory)
     return moved
+
+
+def _open_directory(name: str | Path, directory: int | None = None) -> int:
+    """Opens it also where its owner, without DAC_OVERRIDE, has shut it to himself."""
+    try:
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+    except PermissionError:
+        place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=directory)
+    try:
+        Path(f"/proc/self/fd/{place}").chmod(0o700)
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+    finally:
+        os.close(place)
 
 
 def _make_ours(directory: int) -> None:

@@ -63,6 +63,7 @@ class Context:
     bus: Bus
     stop: threading.Event
     log: logging.Logger
+    stop_descriptor: int = -1  # readable as soon as a signal came: ends the poll of `_loop`
 
     @property
     def home(self) -> Path:
@@ -103,7 +104,8 @@ def begin(
         return _refuse(name, err)
     try:
         _first_beat(bus)
-        serve(Context(name, settings, bus, _stop_on_signals(), log))
+        stop, stop_descriptor = _stop_on_signals()
+        serve(Context(name, settings, bus, stop, log, stop_descriptor))
     except Exception:  # the one place: say why, end, and supervisord starts us again
         log.exception("%s ends", name)
         _note_failure(settings.home, name)
@@ -115,7 +117,8 @@ def begin(
 
 def _refuse(name: str, err: Exception) -> int:
     line = f"{name}: {err}"
-    logging.getLogger(name).critical("%s", err)
+    if logging.getLogger().handlers:  # else stderr would say it twice
+        logging.getLogger(name).critical("%s", err)
     print(line, file=sys.stderr)
     return EXIT_BAD_SETTINGS if isinstance(err, SettingsError) else 1
 
@@ -140,22 +143,29 @@ def _loop(context: Context, worker: Worker) -> None:
                 bus.connect_new()
                 worker.beat(now_s)
                 due_s = time.monotonic() + next_beat_in_s(time.monotonic())
-            ready = bus.wait(max(0.0, due_s - time.monotonic()), worker.descriptors())
-            worker.wake(ready, time.monotonic())
+            descriptors = (context.stop_descriptor, *worker.descriptors())
+            ready = bus.wait(max(0.0, due_s - time.monotonic()), descriptors)
+            if not context.stop.is_set():
+                worker.wake(ready, time.monotonic())
     finally:
         worker.close()
 
 
-def _stop_on_signals() -> threading.Event:
-    """Set on SIGTERM or SIGINT; the wake-up pipe ends the poll that the loop sleeps in."""
+def _stop_on_signals() -> tuple[threading.Event, int]:
+    """What SIGTERM and SIGINT set, and the pipe that ends the poll the loop sleeps in.
+
+    A handler alone would not end it: Python takes up an interrupted poll again.
+    """
     stop = threading.Event()
+    wakes, woken_by = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
 
+    signal.set_wakeup_fd(woken_by, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    return stop
+    return stop, wakes
 
 
 # ------------------------------------------------------------------ the home and the log

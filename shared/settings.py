@@ -70,21 +70,27 @@ def is_loopback(host: str) -> bool:
 
 def split_address(text: str) -> tuple[str, int]:
     """HOST:PORT, an IPv6 host in brackets; ValueError says what is wrong."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    found = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})", text)
+    if not found or int(found[2]) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:5001")
-    return host, int(port)
+    return found[1], int(found[2])
 
 
 def _text(raw: str) -> str:
+    if not raw.isprintable():
+        raise ValueError("must be one line of text")
     return raw
 
 
 def _url(raw: str) -> str:
     if not raw:
         return ""
-    parts = urlsplit(raw)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(_text(raw))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port that is none
+        usable = False
+    if not usable or not parts.hostname:
         raise ValueError("must be a URL such as https://master.example.org")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must begin with https:// unless its host is a loopback address")
@@ -99,13 +105,13 @@ def _seconds(raw: str) -> float:
 
 
 def _number(raw: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?", raw):
+    if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", raw):
         raise ValueError("must be a number")
     return float(raw)
 
 
 def _count(raw: str) -> int:
-    if not raw.isdecimal() or not 1 <= int(raw) <= 10_000:
+    if not re.fullmatch(r"[0-9]{1,9}", raw) or not 1 <= int(raw) <= 10_000:
         raise ValueError("must be a whole number from 1 to 10000")
     return int(raw)
 
@@ -113,7 +119,7 @@ def _count(raw: str) -> int:
 def _size(raw: str) -> int | None:
     if not raw:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", raw.lower())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)i?b?", raw.lower())
     if not found:
         raise ValueError("must be a size such as 512m or 2g")
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
@@ -220,9 +226,10 @@ def load(
     sources = (flags or {}, environment, read_file(_config_path(environment, home)))
     values: dict[str, Any] = {"home": home}
     for setting in SETTINGS:
-        raw = next((s[setting.name] for s in sources if s.get(setting.name)), setting.default)
+        texts = (source.get(setting.name, "").strip() for source in sources)
+        raw = next((text for text in texts if text), setting.default)
         try:
-            values[setting.field] = setting.parse(raw.strip())
+            values[setting.field] = setting.parse(raw)
         except ValueError as err:
             raise SettingsError(f"{setting.name}={_shown(setting, raw)} {err}") from err
     return _finish(values)
@@ -240,7 +247,8 @@ def _config_path(environment: Mapping[str, str], home: Path) -> Path | None:
 
 
 def _finish(values: dict[str, Any]) -> Settings:
-    values["web_host"], values["web_port"] = values.pop("web")
+    host, values["web_port"] = values.pop("web")
+    values["web_host"] = host.strip("[]")  # as a socket wants it
     values["wireguard_config"] = values["home"] / values["wireguard_config"]
     values["node_name"] = values["node_name"] or socket.gethostname()
     if not is_loopback(values["web_host"]) and not values["web_token"]:
@@ -249,7 +257,9 @@ def _finish(values: dict[str, Any]) -> Settings:
 
 
 def _shown(setting: Setting, raw: str) -> str:
-    return "…" if setting.name.endswith("TOKEN") else raw
+    if setting.name.endswith("TOKEN"):
+        return "…"
+    return raw[:80] if raw.isprintable() else ascii(raw[:80])
 
 
 def read_file(path: Path | None) -> dict[str, str]:
@@ -257,7 +267,7 @@ def read_file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise SettingsError(f"{path} can't be read: {err}") from err
     found: dict[str, str] = {}

@@ -4,6 +4,7 @@
 final report; its presence is the end. One writer for each file, as the table in README says.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -42,7 +43,7 @@ class TaskKey(NamedTuple):
     def parse(cls, directory: str) -> "TaskKey | None":
         """The key that a directory's name means; None when it is not one of ours."""
         task_id, _, attempt = directory.rpartition(".")
-        if not TASK_ID.fullmatch(task_id) or not re.fullmatch(r"[1-9]\d{0,9}", attempt):
+        if not TASK_ID.fullmatch(task_id) or not re.fullmatch(r"[1-9][0-9]{0,9}", attempt):
             return None
         return cls(task_id, int(attempt))
 
@@ -133,8 +134,9 @@ class RecordError(ValueError):
 
 
 def write_record(path: Path, record: Spec | Report) -> None:
-    """Durable and whole, or not there."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    """Durable and whole, or not there. Text that is not Unicode gets `?` in its place."""
+    text = json.dumps(msgspec.to_builtins(record), indent=1, ensure_ascii=False)
+    write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def read_spec(directory: Path) -> Spec:

@@ -42,6 +42,6 @@ TOPICS = {
 def owned_by(process: str) -> tuple[str, ...]:
     """The topics that `process` ("executor", "monitor@host") may publish."""
     role, _, instance = process.partition("@")
-    if role == "monitor":
+    if role == "monitor" and instance:
         return ("host.load",) if instance == "host" else ("gpu.load",)
-    return tuple(t.name for t in TOPICS.values() if t.owner == role)
+    return tuple(t.name for t in TOPICS.values() if t.owner == process != "monitor")

@@ -1,7 +1,7 @@
 """How a message reads on one line, for people and for programs. Pure: no clock, no sockets."""
 
-import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ def unknown_topics(wanted: Sequence[str]) -> list[str]:
 def readable_line(source: str, message: Message, at_unix_s: float) -> str:
     """Time, topic, source, and the fields that say something."""
     milliseconds = int(at_unix_s * 1000) % 1000
-    clock = f"{time.strftime('%H:%M:%S', time.localtime(at_unix_s))}.{milliseconds:03}"
+    clock = f"{datetime.fromtimestamp(at_unix_s):%H:%M:%S}.{milliseconds:03}"
     mark = "" if message.synced else " UNSYNCED"
     line = f"{clock} {message.topic:<13} {source:<12}{mark} {_fields(_said(message))}".rstrip()
     line = line.translate(UNPRINTABLE)

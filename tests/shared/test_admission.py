@@ -1,0 +1,118 @@
+"""Every refusal, and which comes first."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, image_allowed, refusal
+from shared.messages import Capacity, NodePhase
+from shared.taskdir import Spec
+
+CAPACITY = Capacity(cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, max_held=3)
+NODE = Node(
+    phase=NodePhase.READY,
+    phase_reason="",
+    trust_level=1,
+    capacity=CAPACITY,
+    held=0,
+    allowed_images=("debian:*", "team/*"),
+    egress_allowed=True,
+    egress_ready=True,
+)
+SPEC = Spec(task_id="a", attempt=1, image="debian:12")
+FULL = msgspec.structs.replace(
+    SPEC, cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, min_trust_level=1, egress=True
+)
+FORBIDDEN, TOO_LARGE = RefusalKind.FORBIDDEN, RefusalKind.TOO_LARGE
+BUSY, DRAINING = RefusalKind.BUSY, RefusalKind.DRAINING
+PAUSED_NODE: dict[str, Any] = {"phase": NodePhase.PAUSED, "phase_reason": "the owner paused it"}
+DEGRADED_NODE: dict[str, Any] = {"phase": NodePhase.DEGRADED, "phase_reason": "Docker is away"}
+
+
+def judge(spec: dict[str, Any], node: dict[str, Any]) -> Refused | None:
+    return refusal(msgspec.structs.replace(SPEC, **spec), replace(NODE, **node))
+
+
+@pytest.mark.parametrize(
+    ("spec", "node"),
+    [
+        pytest.param({}, {}, id="the node's defaults"),
+        pytest.param({}, {"held": 2}, id="the last free place"),
+        pytest.param({}, {"egress_allowed": False, "egress_ready": False}, id="no egress asked"),
+        pytest.param({"image": "team/x/y:1"}, {}, id="a star crosses slashes"),
+    ],
+)
+def test_taken(spec: dict[str, Any], node: dict[str, Any]) -> None:
+    assert judge(spec, node) is None
+
+
+def test_a_task_may_have_all_there_is() -> None:
+    assert refusal(FULL, NODE) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "node", "kind", "said"),
+    [
+        pytest.param({"min_trust_level": 2}, {}, FORBIDDEN, "min_trust_level is 2", id="trust"),
+        pytest.param({"image": "evil:1"}, {}, FORBIDDEN, "ALLOWED_IMAGES", id="image"),
+        pytest.param({"image": "evil/debian:1"}, {}, FORBIDDEN, "ALLOWED_IMAGES", id="suffix"),
+        pytest.param({}, {"allowed_images": ()}, FORBIDDEN, "ALLOWED_IMAGES", id="no image"),
+        pytest.param({"egress": True}, {"egress_allowed": False}, FORBIDDEN, "=off", id="egress"),
+        pytest.param({"egress": True}, {"egress_ready": False}, FORBIDDEN, "firewall", id="open"),
+        pytest.param({"cpus": 2.01}, {}, TOO_LARGE, "cpus is 2.01", id="cpus"),
+        pytest.param({"memory_bytes": 1001}, {}, TOO_LARGE, "memory_bytes is 1001", id="memory"),
+        pytest.param({"disk_bytes": 501}, {}, TOO_LARGE, "disk_bytes is 501", id="disk"),
+        pytest.param({"gpus": 2}, {}, TOO_LARGE, "gpus is 2", id="gpus"),
+        pytest.param({}, {"phase": NodePhase.DRAINING}, DRAINING, "finishes", id="draining"),
+        pytest.param({}, PAUSED_NODE, BUSY, "paused: the owner paused it", id="paused"),
+        pytest.param({}, DEGRADED_NODE, BUSY, "degraded: Docker is away", id="degraded"),
+        pytest.param({}, {"held": 3}, BUSY, "holds 3 tasks", id="full"),
+    ],
+)
+def test_refused(spec: dict[str, Any], node: dict[str, Any], kind: RefusalKind, said: str) -> None:
+    refused = judge(spec, node)
+    assert refused is not None
+    assert refused.kind is kind
+    assert said in refused.reason
+    assert refused.retry_after_s == (BUSY_RETRY_S if kind is BUSY else 0.0)
+
+
+WRONG_AT_ONCE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"min_trust_level": 2}, {}, "min_trust_level"),
+    ({"image": "evil"}, {}, "ALLOWED_IMAGES"),
+    ({"egress": True}, {"egress_allowed": False}, "EGRESS=off"),
+    ({}, {"egress_ready": False}, "firewall"),
+    ({"cpus": 9.0}, {}, "cpus"),
+    ({"memory_bytes": 9999}, {}, "memory_bytes"),
+    ({"disk_bytes": 9999}, {}, "disk_bytes"),
+    ({"gpus": 9}, {}, "gpus"),
+    ({}, PAUSED_NODE, "paused"),
+    ({}, {"held": 3}, "holds 3"),
+]
+
+
+@pytest.mark.parametrize("first", range(len(WRONG_AT_ONCE)))
+def test_what_never_fits_is_said_before_what_does_not_fit_now(first: int) -> None:
+    spec: dict[str, Any] = {"egress": first <= 3}
+    node: dict[str, Any] = {}
+    for more_spec, more_node, _ in WRONG_AT_ONCE[first:]:
+        spec, node = more_spec | spec, more_node | node
+    refused = judge(spec | WRONG_AT_ONCE[first][0], node)
+    assert refused is not None
+    assert WRONG_AT_ONCE[first][2] in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("image", "patterns", "allowed"),
+    [
+        pytest.param("a", ("*",), True, id="all"),
+        pytest.param("debian:12", ("debian:1?",), True, id="one character"),
+        pytest.param("Debian:12", ("debian:*",), False, id="case counts"),
+        pytest.param("debian:12", ("debian",), False, id="whole, not a prefix"),
+        pytest.param("b", ("a", "b"), True, id="any of them"),
+    ],
+)
+def test_image_allowed(image: str, patterns: tuple[str, ...], allowed: bool) -> None:
+    assert image_allowed(image, patterns) is allowed
