@@ -1,8 +1,8 @@
 """What the host lays out for the keeper, and the settling of a start that nobody answered.
 
 `claim/` is mounted into the container; `run` and `log` in it are links to the task's own. Whoever
-unlinks `claim/run` owns the start: the keeper to run the command, the host to know that it never
-runs. `start` lies in `claim/` alone: it holds the secrets, and the keeper unlinks it first thing.
+takes `claim/run` away owns the start: the keeper to run the command, the host to know that it
+never runs. `start` lies in `claim/` alone: it holds the secrets, and the keeper unlinks it.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ RUN_BYTES = 4096  # set aside, so that a full disk can't keep the end from being
 MOST_BYTES = 10**18 - 1  # the keeper reads 18 digits
 SHARED_MODE = 0o664  # ours to read, the task's group to write; the directories keep others out
 START_MODE = 0o440
+SETTLED = ".settled"  # where the host takes claim/run to
 FALLOC_FL_KEEP_SIZE = 1
 NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)  # then the end is written if there is room
 
@@ -81,14 +82,31 @@ def write_claim(task_dir: Path, start: Start, uid: int, gid: int) -> None:
 
 def settle(task_dir: Path) -> bool:
     """True: the command never ran and never will. False: a keeper has claimed it, wait for its
-    word or its death."""
-    claim = task_dir / CLAIM
+    word or its death. What is taken is looked at afterwards: the command could have put a file
+    of its own there."""
+    claim, taken = task_dir / CLAIM, task_dir / SETTLED
+    remove_tree(taken)
     try:
-        (claim / RUN).unlink()
+        (claim / RUN).rename(taken)
     except FileNotFoundError:
         return False
+    ours = _is_same(taken, task_dir / RUN)
+    remove_tree(taken)
     sync_directory(claim)
-    return True
+    return ours
+
+
+def seal(task_dir: Path) -> None:
+    """Once `started` is on record nothing needs `claim/`: removed, the command can't fill our
+    disk through it, and no second start of the container finds what it mounts."""
+    remove_tree(task_dir / CLAIM)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(one.lstat(), other.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _size(path: Path) -> int:

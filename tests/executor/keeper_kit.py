@@ -2,7 +2,8 @@
 a container in all that matters to it, without an engine. Needs root."""
 
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,9 @@ WAIT_S = 60.0
 MIB = 2**20
 NAMESPACE = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
 MOUNTS = """
-mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/claim && : >/mnt/keeper &&
-mount --bind "$1" /mnt/claim && mount --bind "$2" /mnt/keeper && cd / && shift 2 && exec "$@"
+mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/claim && mkdir -m 1777 /mnt/tmp &&
+: >/mnt/keeper && : >/mnt/hostile && mount --bind "$1" /mnt/claim &&
+mount --bind "$2" /mnt/keeper && mount --bind "$3" /mnt/hostile && cd / && shift 3 && exec "$@"
 """  # as the container has it: the task's user reaches nothing else of the task's directory
 POWERLESS = (
     "setpriv",
@@ -28,6 +30,7 @@ POWERLESS = (
     "--bounding-set=-all",
 )
 KEEPER = ("/mnt/keeper", "/mnt/claim")
+HOSTILE, CLAIM, TMP = "/mnt/hostile", "/mnt/claim", "/mnt/tmp"  # as the command sees them
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -36,6 +39,7 @@ class Attempt:
     """A task's directory with a claim, and the keeper that runs it."""
 
     keeper: Path
+    hostile: Path
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -53,7 +57,7 @@ class Attempt:
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """A keeper on the claim; `before`: commands that run it, as prlimit."""
-        paths = [str(self.directory / "claim"), str(self.keeper)]
+        paths = [str(self.directory / "claim"), str(self.keeper), str(self.hostile)]
         command = [*NAMESPACE, "sh", "-c", MOUNTS, "sh", *paths, *POWERLESS, *before, *KEEPER]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.processes.append(process)
@@ -66,9 +70,13 @@ class Attempt:
         return process.returncode
 
     def keeper_pid(self, process: subprocess.Popen[bytes]) -> int:
-        """unshare's only child, which has become the keeper."""
+        """unshare's only child, which has become the keeper once it has claimed."""
+        wait_until(lambda: self.record.started is not None)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         return int(children.read_text().split()[0])
+
+    def wait_for_output(self, text: bytes) -> None:
+        wait_until(lambda: text in self.output())
 
     @property
     def record(self) -> RunRecord:
@@ -94,3 +102,11 @@ def read_all(path: Path, sequence: int = 0) -> list[LogRecord]:
         records += more
     reader.close()
     return records
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not holds():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("it did not come true")
+        time.sleep(0.002)

@@ -474,8 +474,10 @@ static off_t open_host_file(int directory, const char *name, int flags, int *fd)
     return file.st_size;
 }
 
-/* Whoever unlinks `run` owns the start: a second keeper, or the host, finds nothing. */
+/* Whoever unlinks `run` owns the start: a second keeper, or the host, finds nothing. What the
+ * winner's command may since have put in its place is told by our `run` no longer being empty. */
 static void claim(const char *path, struct run *run, struct log *log, struct start *start) {
+    struct stat file;
     int fd, directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) refuse(path);
     off_t run_size = open_host_file(directory, "run", O_RDWR, &run->fd);
@@ -486,7 +488,9 @@ static void claim(const char *path, struct run *run, struct log *log, struct sta
     read_start(start, fd, start_size);
     close(fd);
     log->limit = start->log_limit;
-    if (unlinkat(directory, "run", 0) != 0) refuse("claim");
+    if (unlinkat(directory, "run", 0) != 0 || fstat(run->fd, &file) != 0) refuse("claim");
+    errno = 0;
+    if (file.st_size != 0) refuse("it ran before");
     if (unlinkat(directory, "log", 0) != 0 || unlinkat(directory, "start", 0) != 0) refuse("claim");
     close(directory);
 }
@@ -558,8 +562,10 @@ static void close_rest_at_exec(void) {
     for (int fd = 3; fd < most; fd++) fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-static void become_command(const struct start *start, const int child[3], int failure,
+static void become_command(const struct start *start, int run, const int child[3], int failure,
                            uint64_t const *mask) {
+    close(run); /* out of reach before this process is dumpable */
+    close(task_log.fd);
     for (int i = 0; i < 3; i++)
         if (dup2(child[i], i) < 0) goto failed;
     setsid();
@@ -659,19 +665,26 @@ static void run_to_the_end(struct keeper *keeper) {
             {.fd = quiet > 0 ? -1 : keeper->output[1], .events = POLLIN},
         };
         wait_for(polled, 4, wait);
-        if (polled[0].revents) read_signals(keeper);
         if (polled[1].revents) read_failure(keeper);
         if (polled[2].revents || polled[3].revents) move_output(&task_log, keeper->output);
-        reap(keeper);
+        if (polled[0].revents) {
+            read_signals(keeper);
+            reap(keeper);
+        }
     }
 }
 
 /* What the command left behind dies with it. */
 static void kill_the_rest(struct keeper *keeper) {
-    int64_t deadline = clock_ns(CLOCK_MONOTONIC) + LAST_REAP_NS;
-    for (;;) {
-        kill(-1, SIGKILL);
-        if (reap(keeper) || clock_ns(CLOCK_MONOTONIC) >= deadline) return;
+    int64_t now, deadline = 0, next_kill = 0;
+    while (!reap(keeper)) {
+        now = clock_ns(CLOCK_MONOTONIC);
+        if (!deadline) deadline = now + LAST_REAP_NS;
+        if (now >= deadline) return;
+        if (now >= next_kill) { /* not at each death: of 20,000 processes that takes minutes */
+            kill(-1, SIGKILL);
+            next_kill = now + RETRY_NS;
+        }
         move_output(&task_log, keeper->output);
         struct pollfd polled = {.fd = keeper->signals, .events = POLLIN};
         wait_for(&polled, 1, RETRY_NS);
@@ -740,7 +753,7 @@ int main(int argc, char **argv) {
     open_figures(&keeper.figures);
     keeper.figures.cpu_at_start_ns = cpu_ns(&keeper.figures);
     keeper.command = fork();
-    if (keeper.command == 0) become_command(&start, child, failure[1], &mask);
+    if (keeper.command == 0) become_command(&start, keeper.run.fd, child, failure[1], &mask);
     if (keeper.command < 0) {
         keeper.failed_errno = errno;
         keeper.status = CANNOT_EXECUTE << 8;
