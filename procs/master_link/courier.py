@@ -30,8 +30,8 @@ from procs.master_link.master_edge import (
 from procs.master_link.news import Bell
 from shared.messages import StopReason, TaskPhase
 from shared.pb import hivemind_pb2 as pb
-from shared.taskdir import ARCHIVE, LOG, InputSpec, RecordError, Report, read_report
-from shared.tasklog import LogReader
+from shared.taskdir import ARCHIVE, LOG, RESULT, InputSpec, RecordError, Report, read_report
+from shared.tasklog import LogReader, LogRecord
 
 DENIED_RETRY_S = 60.0
 STEADY_S = 30.0  # a step that went on so long begins to count failures anew
@@ -111,7 +111,7 @@ class Courier:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            if self._again:
+            if self._again or (self._directory / RESULT).exists():
                 self._told.set()
             else:
                 group.create_task(self._tell_statuses())
@@ -205,11 +205,13 @@ class Courier:
     async def _deliver(self) -> None:
         self._directory = self._desk.disk.where(self._key)
         log_records = await self._send_log()
-        report = await asyncio.to_thread(read_report, self._directory)
-        if report.output_sha256:
+        await self._told.wait()  # so a stored result says that no status is owed any more
+        report = read_report(self._directory)
+        storing = asyncio.create_task(asyncio.to_thread(self._result, report, log_records))
+        try:
             await self._send_output(report)
-        await self._told.wait()
-        message = await asyncio.to_thread(self._result, report, log_records)
+        finally:
+            message = await storing
         if not await self._master.submit(message):
             raise MasterError("the master has not all of it yet")
         await self._desk.delivered(self._attempt, report.phase)
@@ -235,26 +237,32 @@ class Courier:
                 contextlib.closing(LogReader(path, await stream.first_ack())) as reader,
                 self._watch.watching(path, self._bell),
             ):
-                while not await self._send_some(stream, reader):
-                    stream.check()
-            acknowledged = await stream.end(wire.log_chunk(self._key, (), end=True))
+                last = await self._send_growth(stream, reader)
+                acknowledged = await stream.end(wire.log_chunk(self._key, last, end=True))
         if acknowledged < reader.next_sequence:
             raise MasterError(f"only {acknowledged} of {reader.next_sequence} log records arrived")
         return acknowledged
 
-    async def _send_some(self, stream: LogStream, reader: LogReader) -> bool:
-        """One chunk, or a wait for more; True when the log has ended and all is sent."""
-        was_final = self._is_final  # looked at before the file: what comes later is not its end
-        records = await asyncio.to_thread(reader.read, CHUNK_BYTES)
-        if records:
-            await stream.send(wire.log_chunk(self._key, records))
-        elif was_final:
-            return True
-        elif not self._is_final:
-            await self._bell.wait()
-        return False
+    async def _send_growth(self, stream: LogStream, reader: LogReader) -> list[LogRecord]:
+        """Send what the log has and gets; the last of its records, to go with the end."""
+        records: list[LogRecord] = []
+        while True:
+            stream.check()
+            was_final = self._is_final  # looked at before the file: what comes later is not its end
+            more = reader.read(CHUNK_BYTES)
+            if records and (more or not was_final):
+                await stream.send(wire.log_chunk(self._key, records))
+                records = []
+            if more:
+                records = more
+            elif was_final:
+                return records
+            elif not self._is_final:
+                await self._bell.wait()
 
     async def _send_output(self, report: Report) -> None:
+        if not report.output_sha256:
+            return
         sha256 = bytes.fromhex(report.output_sha256)
         query = pb.TaskOutputQuery(
             task_id=self._key.task_id, attempt=self._key.attempt, sha256=sha256

@@ -76,7 +76,11 @@ class Desk:
         await self.records.save(*changed)
 
     async def _found(self, spec: Spec, known: dict[TaskKey, Attempt]) -> Attempt:
-        attempt = known.get(spec.key) or await self._new(spec)
+        attempt = known.get(spec.key)
+        if attempt is None:
+            early_cancel = self.records.store.early_cancel
+            early = await self.records.run(early_cancel, spec.key, spec.accepted_unix_s)
+            attempt = _new(spec, early)
         if attempt.stage is Stage.KEPT:
             attempt.stage = Stage.DELIVERED
         attempt.inputs = spec.inputs
@@ -84,15 +88,6 @@ class Desk:
         for key in newer:  # the directories come in order: what stands there is older
             self._supersede(key, spec.key)
         self.attempts[spec.key] = attempt
-        return attempt
-
-    async def _new(self, spec: Spec) -> Attempt:
-        attempt = Attempt(spec.key, spec.digest, spec.accepted_unix_s, inputs=spec.inputs)
-        early = await self.records.run(
-            self.records.store.early_cancel, spec.key, spec.accepted_unix_s
-        )
-        if early is not None:
-            attempt.stop, attempt.stop_detail = StopReason.CANCELLED, early
         return attempt
 
     async def close(self) -> None:
@@ -121,7 +116,7 @@ class Desk:
         except Malformed as err:
             return _invalid(request, str(err))
         async with self._lock(spec.task_id):
-            known = await self._known(spec.task_id)
+            known, early = await self._known(spec.key)
             match core.decide(spec.key, spec.digest, known, time.time()):
                 case Invalid(reason):
                     return _invalid(request, reason)
@@ -130,13 +125,15 @@ class Desk:
                 case Again():
                     return await self._again(request, next(a for a in known if a.key == spec.key))
                 case Take(supersedes):
-                    return await self._take(request, spec, supersedes)
+                    return await self._take(request, spec, supersedes, early)
 
-    async def _known(self, task_id: str) -> list[Attempt]:
-        rows = await self.records.run(self.records.store.attempts_of, task_id)
+    async def _known(self, key: TaskKey) -> tuple[list[Attempt], str | None]:
+        """Every attempt of the key's task, and why `key` was cancelled before it came."""
+        rows, early = await self.records.run(self.records.store.of_task, key, time.time())
         known = {attempt.key: attempt for attempt in rows}
-        known.update({key: a for key, a in self.attempts.items() if key.task_id == task_id})
-        return list(known.values())
+        known.update(self.records.unsaved(key.task_id))
+        known.update({k: a for k, a in self.attempts.items() if k.task_id == key.task_id})
+        return list(known.values()), early
 
     async def _again(
         self, request: pb.TaskAssignmentRequest, attempt: Attempt
@@ -150,9 +147,13 @@ class Desk:
         return _accepted(request)
 
     async def _take(
-        self, request: pb.TaskAssignmentRequest, spec: Spec, supersedes: tuple[TaskKey, ...]
+        self,
+        request: pb.TaskAssignmentRequest,
+        spec: Spec,
+        supersedes: tuple[TaskKey, ...],
+        early: str | None,
     ) -> pb.TaskAssignmentResponse:
-        attempt = await self._new(spec)
+        attempt = _new(spec, early)
         if attempt.stop is None and (refused := self._refusal(spec)) is not None:
             return _refused(request, refused)
         self._committing.add(spec.key)
@@ -207,7 +208,8 @@ class Desk:
         if not TASK_ID.fullmatch(key.task_id) or key.attempt < 1:
             return response
         async with self._lock(key.task_id):
-            attempt = next((a for a in await self._known(key.task_id) if a.key == key), None)
+            known, _ = await self._known(key)
+            attempt = next((a for a in known if a.key == key), None)
             if attempt is None:
                 remember = self.records.store.remember_cancel
                 await self.records.run(remember, key, request.reason, time.time())
@@ -293,7 +295,7 @@ class Desk:
                 else:
                     attempt.size_bytes = await asyncio.to_thread(self.disk.keep, attempt.key)
                     attempt.stage = Stage.KEPT
-                await self.records.save(attempt)
+                self.records.save_later(attempt)  # a start puts right what a crash leaves
                 self._leave(attempt)
         except OSError as err:
             log.warning("%s can't be put away: %s", attempt.key.directory, err)
@@ -302,6 +304,7 @@ class Desk:
 
     async def trim(self, now_unix_s: float) -> None:
         """Let go of what was kept for a day, or past the room for it, the oldest first."""
+        await self.records.flush()
         kept = await self.records.run(self.records.store.kept)
         room = KEPT_BYTES
         for attempt in reversed(kept):
@@ -313,6 +316,13 @@ class Desk:
                         attempt.stage = Stage.GONE
                         await self.records.save(attempt)
         await self.records.run(self.records.store.trim, now_unix_s)
+
+
+def _new(spec: Spec, early: str | None) -> Attempt:
+    attempt = Attempt(spec.key, spec.digest, spec.accepted_unix_s, inputs=spec.inputs)
+    if early is not None:
+        attempt.stop, attempt.stop_detail = StopReason.CANCELLED, early
+    return attempt
 
 
 def _moved(attempt: Attempt, held: Container[TaskKey], kept: set[TaskKey]) -> bool:

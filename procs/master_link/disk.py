@@ -95,13 +95,14 @@ class Disk:
             raise
 
     def _write_blobs(self, directory: Path, spec: Spec, request: pb.TaskAssignmentRequest) -> None:
+        if not spec.inputs:
+            return
         blobs = directory / BLOBS
         blobs.mkdir(mode=0o750)
         for index, item in enumerate(spec.inputs):
             if item.inline:
                 _write(blobs / str(index), request.inputs[index].inline, FILE_MODE)
-        if spec.inputs:
-            sync_directory(blobs)
+        sync_directory(blobs)
 
     # -------------------------------------------------------------- the result
 
@@ -131,9 +132,7 @@ class Disk:
         if directory.exists():
             (directory / SECRETS).unlink(missing_ok=True)
             remove_tree(kept)
-            directory.rename(kept)
-            sync_directory(self.kept)
-            sync_directory(self.tasks)
+            directory.rename(kept)  # not synced: what a crash undoes is done again
         return _size_bytes(kept)
 
     def discard(self, key: TaskKey) -> None:

@@ -10,6 +10,8 @@ from procs.master_link.core import Attempt
 from procs.master_link.store import Store, row_of
 from shared.taskdir import TaskKey
 
+FLUSH_AFTER_S = 0.25  # a short task's statuses cost one commit with its end, not three
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,21 +34,34 @@ class Records:
 
     async def save(self, *attempts: Attempt) -> None:
         """Durable when this returns."""
+        for attempt in attempts:
+            self._later.pop(attempt.key, None)
         await self.run(self.store.save, [row_of(attempt) for attempt in attempts])
 
     def save_later(self, attempt: Attempt) -> None:
         """Soon; many at once. For what a crash may repeat."""
         self._later[attempt.key] = attempt
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+            self._flushing = asyncio.create_task(self._flush_later())
 
-    async def _flush(self) -> None:
+    async def _flush_later(self) -> None:
         while self._later:
-            attempts, self._later = list(self._later.values()), {}
-            await self.save(*attempts)
+            await asyncio.sleep(FLUSH_AFTER_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """What was left for later is durable when this returns."""
+        attempts, self._later = list(self._later.values()), {}
+        await self.save(*attempts)
+
+    def unsaved(self, task_id: str) -> dict[TaskKey, Attempt]:
+        """What is newer than the database's rows."""
+        return {key: a for key, a in self._later.items() if key.task_id == task_id}
 
     async def close(self) -> None:
         if self._flushing is not None:
-            await self._flushing
+            self._flushing.cancel()
+            await asyncio.wait((self._flushing,))
+        await self.flush()
         await self.run(self.store.close)
         self._pool.shutdown()

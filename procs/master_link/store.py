@@ -92,9 +92,11 @@ class Store:
         query = f"SELECT {COLUMNS} FROM attempts WHERE stage IN ({marks}) OR redeliver = 1"
         return [_attempt(row) for row in self._db.execute(query, stages)]
 
-    def attempts_of(self, task_id: str) -> list[Attempt]:
+    def of_task(self, key: TaskKey, now_unix_s: float) -> tuple[list[Attempt], str | None]:
+        """All attempts of the key's task, and why `key` was cancelled before it came."""
         query = f"SELECT {COLUMNS} FROM attempts WHERE task_id = ?"
-        return [_attempt(row) for row in self._db.execute(query, (task_id,))]
+        attempts = [_attempt(row) for row in self._db.execute(query, (key.task_id,))]
+        return attempts, self.early_cancel(key, now_unix_s)
 
     def kept(self) -> list[Attempt]:
         """Those whose directories are kept, the oldest delivery first."""

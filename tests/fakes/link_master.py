@@ -168,6 +168,15 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self, requests: AsyncIterator[pb.NodeMessage], context: Context
     ) -> None:
         await self._note("OpenChannel", context)
+        try:
+            await self._serve_channel(requests, context)
+        finally:
+            if self.channel is context:
+                self.channel = None
+
+    async def _serve_channel(
+        self, requests: AsyncIterator[pb.NodeMessage], context: Context
+    ) -> None:
         async for message in requests:
             match message.WhichOneof("body"):
                 case "hello":
@@ -175,11 +184,14 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
                     await context.write(pb.MasterMessage(hello=pb.HeartbeatResponse()))
                     self.channel = context
                 case "assigned":
-                    self.answers["assign", key_of(message.assigned)].set_result(message.assigned)
+                    self._answer("assign", message.assigned)
                 case "cancelled":
-                    self.answers["cancel", key_of(message.cancelled)].set_result(
-                        message.cancelled
-                    )
+                    self._answer("cancel", message.cancelled)
+
+    def _answer(self, what: str, message: Any) -> None:
+        future = self.answers.pop((what, key_of(message)), None)
+        if future is not None and not future.done():
+            future.set_result(message)
 
     async def assign(
         self, request: pb.TaskAssignmentRequest, limit_s: float = 10.0
