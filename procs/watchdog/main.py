@@ -35,6 +35,7 @@ from shared.topics import owned_by
 NAME = "watchdog"
 CAPABILITIES: frozenset[str] = frozenset()
 LOOK_EVERY_S = 10.0  # events are the bell, this is for those that were lost
+EVENTS_PER_BEAT = 6  # two restarts; each answer wakes supervisord, and a crash loop must not spin
 OWN_ALARM_S = 15  # SIGALRM ends a watchdog whose own loop hangs
 
 
@@ -51,6 +52,7 @@ class Watchdog:
         self._file = RecordFile(context.home / "lib" / "process.json", context.log)
         self._record = self._file.read()
         self._programs: dict[str, Program] = {}
+        self._events_left = EVENTS_PER_BEAT
         self._look_due_s = 0.0
         self._answers = True  # whether supervisord did, the last time
         self._alerts: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ class Watchdog:
 
     def beat(self, now_s: float) -> None:
         signal.alarm(OWN_ALARM_S)
+        self._events_left = EVENTS_PER_BEAT
         if now_s >= self._look_due_s or not self._answers:
             self._look(now_s)
         self._judge_silence(now_s)
@@ -65,13 +68,15 @@ class Watchdog:
 
     def wake(self, ready: set[int], now_s: float) -> None:
         news = self._bell.take() if self._bell.fileno() in ready else 0
+        self._events_left -= news
         lives = self._pids.take_dead(ready).values()
         if news or any(lived_s >= SHORT_LIFE_S for lived_s in lives):
             self._look(now_s)
             self._publish(now_s)
 
     def descriptors(self) -> Iterable[int]:
-        return (self._bell.fileno(), *self._pids.descriptors())
+        bell = (self._bell.fileno(),) if self._events_left > 0 else ()
+        return (*bell, *self._pids.descriptors())
 
     def close(self) -> None:
         self._pids.close()

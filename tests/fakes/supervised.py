@@ -91,15 +91,17 @@ class Supervised:
                 found[f"{name}@{instance}" if instance else name] = int(pid)
         return found
 
-    def next(self, kind: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
-        """The next synced message of this kind for which `where` holds."""
-        deadline_s = time.monotonic() + LONGEST_S
+    def next(
+        self, kind: type[M], where: Callable[[M], bool] = lambda _: True, synced: bool = True
+    ) -> M:
+        """The first message of this kind, published from now on, that is as `where` says."""
+        began_s = time.monotonic()
         seen: M | None = None
-        while time.monotonic() < deadline_s:
+        while time.monotonic() < began_s + LONGEST_S:
             heard = self._tap.next(0.1)
-            if heard is not None and isinstance(heard[1], kind) and heard[1].synced:
+            if heard is not None and isinstance(heard[1], kind) and heard[1].synced is synced:
                 seen = heard[1]
-                if where(seen):
+                if seen.at_s >= began_s and where(seen):
                     return seen
         raise AssertionError(f"no such {kind.__name__}; the last was {seen}; {self.logs()}")
 
