@@ -109,9 +109,7 @@ def _logs(
 
 
 @app.command("cancel")
-def _cancel(
-    task_id: TaskId, as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER
-) -> None:
+def _cancel(task_id: TaskId, as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER) -> None:
     """Ask for a task's end; what it logged and left so far stays."""
     with _connected(master) as api:
         task = api.post(f"/api/v1/tasks/{task_id}/cancel")

@@ -5,6 +5,7 @@ only directories and plain files are made, without set-id bits.
 """
 
 import contextlib
+import gzip
 import hashlib
 import os
 import tarfile
@@ -42,7 +43,7 @@ def extract(archive: IO[bytes], directory: Path) -> int:
         with tarfile.open(fileobj=archive, mode="r:gz") as tar:
             for entry in tar:
                 files += _extract_entry(tar, entry, top)
-    except (tarfile.TarError, zlib.error, EOFError) as err:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as err:
         raise OutputError(f"the output is a broken archive: {err}") from err
     except Malformed as err:
         raise OutputError(str(err)) from err

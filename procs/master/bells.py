@@ -22,9 +22,9 @@ class Bells:
             self.ring(name)
 
 
-async def wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Until it rings, or `timeout_s` passed."""
+async def wait(event: asyncio.Event, timeout_s: float) -> bool:
+    """True: it rang; False: `timeout_s` passed."""
     try:
-        await asyncio.wait_for(event.wait(), timeout_s)
+        return await asyncio.wait_for(event.wait(), timeout_s)
     except TimeoutError:
-        return
+        return False

@@ -198,9 +198,7 @@ class _Room:
         return len(self.given) / max(self.node.cpus, 1.0)
 
 
-def place(
-    waiting: Iterable[Waiting], nodes: Iterable[Node]
-) -> tuple[list[Offer], list[Hopeless]]:
+def place(waiting: Iterable[Waiting], nodes: Iterable[Node]) -> tuple[list[Offer], list[Hopeless]]:
     """Higher priority first, then older; each to the least crowded node that takes it."""
     rooms = [_Room(node, list(node.given)) for node in nodes]
     offers: list[Offer] = []

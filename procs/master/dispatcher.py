@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -73,9 +73,11 @@ class Dispatcher:
         await self._drop_old_secrets()
         while True:
             bell = self._bells.listen(PLACEMENT)
-            await self._lose_silent_nodes()
-            await self._place()
-            await self._send()
+            outlook = await self._database.run(_look)
+            if await self._lose_silent_nodes(outlook.nodes):
+                continue
+            await self._place(outlook)
+            self._send(outlook.live)
             self._forget_past()
             await bells.wait(bell, TICK_S)
 
@@ -98,42 +100,47 @@ class Dispatcher:
         live = await self._database.run(task_records.live_tasks)
         await asyncio.to_thread(self._files.drop_secrets_but, live)
 
-    async def _lose_silent_nodes(self) -> None:
+    async def _lose_silent_nodes(self, nodes: list[node_records.Row]) -> bool:
+        """True: something has changed by it."""
         now_s = time.monotonic()
-        for row in await self._database.run(node_records.nodes):
-            heard_s = self._heard_s.get(row["node_id"], self._started_s)
-            if row["lost"] or now_s - heard_s < self._lost_after_s:
-                continue
-            log.warning("node %s is lost: silent for %.0f s", row["node_id"], now_s - heard_s)
-            keys = await self._database.run(node_records.lose, row["node_id"], time.time())
-            for key in keys:
+        silent = [
+            row["node_id"]
+            for row in nodes
+            if now_s - self._heard_s.get(row["node_id"], self._started_s) >= self._lost_after_s
+            and not row["lost"]
+        ]
+        for node_id in silent:
+            log.warning("node %s is lost: silent for %.0f s", node_id, self._lost_after_s)
+            for key in await self._database.run(node_records.lose, node_id, time.time()):
                 await self.ended(key.task_id)
+        return bool(silent)
 
-    async def _place(self) -> None:
+    async def _place(self, outlook: "Outlook") -> None:
+        if not outlook.waiting:
+            return
         now_s = time.monotonic()
         put_off = frozenset(n for n, until_s in self._busy_until_s.items() if until_s > now_s)
-        waiting, nodes = await self._database.run(_to_place, put_off)
-        if not waiting:
-            return
-        offers, hopeless = core.place(waiting, nodes)
-        for offer in offers:
+        nodes = node_records.for_placement(outlook.nodes, outlook.live, put_off)
+        offers, hopeless = core.place(outlook.waiting, nodes)
+        for offer in await self._database.run(_record_offers, offers) if offers else ():
             key = Key(offer.task_id, offer.attempt)
-            await self._database.run(task_records.offer, key, offer.node_id)
             self._bells.ring(key.task_id)
+            self._start("assign", key, self._assign(key, offer.node_id))
         for case in hopeless:
             key = Key(case.task_id, case.attempt)
             await self._database.run(task_records.refuse, key, case.reason, time.time())
             await self.ended(key.task_id)
 
-    async def _send(self) -> None:
-        offered, to_cancel = await self._database.run(_to_send)
-        for row in to_cancel:
-            key = Key(row["task_id"], row["attempt"])
-            self._start("cancel", key, self._cancel(key, row["node_id"], row["cancel_reason"]))
-        for row in offered:
-            if row["cancel_reason"] is None:
-                key = Key(row["task_id"], row["attempt"])
-                self._start("assign", key, self._assign(key, row["node_id"]))
+    def _send(self, live: list[task_records.Row]) -> None:
+        """What was offered and is not answered; what nodes may hold and should end."""
+        for row in live:
+            key, node_id = Key(row["task_id"], row["attempt"]), row["node_id"]
+            if node_id is None:
+                continue
+            if row["cancel_reason"] is not None:
+                self._start("cancel", key, self._cancel(key, node_id, row["cancel_reason"]))
+            elif row["phase"] == core.AttemptPhase.OFFERED:
+                self._start("assign", key, self._assign(key, node_id))
 
     def _start(self, kind: str, key: Key, call: Coroutine[None, None, bool]) -> None:
         """Run a call in the background, unless it runs already or failed a moment ago."""
@@ -157,7 +164,6 @@ class Dispatcher:
         finally:
             self._resend_s[name] = time.monotonic() + delay_s
             del self._calls[name]
-            self.wake()
 
     def _forget_past(self) -> None:
         now_s = time.monotonic()
@@ -171,19 +177,18 @@ class Dispatcher:
 
     async def _assign(self, key: Key, node_id: str) -> bool:
         """Offer the attempt to its node and note the answer."""
-        task, node = await self._database.run(_task_and_node, key, node_id)
-        request = pb.TaskAssignmentRequest.FromString(task["spec"])
-        request.attempt = key.attempt
+        request, endpoint = await self._database.run(_assignment, key, node_id)
         secrets = await asyncio.to_thread(self._files.secrets, key.task_id)
         request.secrets.update(secrets)
-        answer = await self._workers.assign(node_id, node["task_endpoint"], request)
+        answer = await self._workers.assign(node_id, endpoint, request)
         if (answer.task_id, answer.attempt) != key:
             raise Unanswered("the answer names another attempt")
         if answer.accepted:
             await self._database.run(task_records.accept, key, node_id)
+            self._bells.ring(key.task_id)
         else:
             await self._refused(key, node_id, answer)
-        await self.ended(key.task_id)
+            await self.ended(key.task_id)
         return True
 
     async def _refused(self, key: Key, node_id: str, answer: pb.TaskAssignmentResponse) -> None:
@@ -202,9 +207,9 @@ class Dispatcher:
 
     async def _cancel(self, key: Key, node_id: str, reason: str) -> bool:
         """Tell the node; where it knows nothing of the attempt, that is the end."""
-        _, node = await self._database.run(_task_and_node, key, node_id)
+        endpoint = await self._database.run(_endpoint, node_id)
         request = pb.TaskCancelRequest(task_id=key.task_id, attempt=key.attempt, reason=reason)
-        answer = await self._workers.cancel(node_id, node["task_endpoint"], request)
+        answer = await self._workers.cancel(node_id, endpoint, request)
         if answer.known:
             return False
         await self._database.run(task_records.not_held, key, time.time())
@@ -212,24 +217,37 @@ class Dispatcher:
         return True
 
 
-def _to_place(
-    connection: sa.Connection, put_off: frozenset[str]
-) -> tuple[list[core.Waiting], list[core.Node]]:
-    waiting = task_records.waiting(connection)
-    return waiting, node_records.for_placement(connection, put_off) if waiting else []
+class Outlook(NamedTuple):
+    """What one round looks at."""
+
+    nodes: list[node_records.Row]
+    live: list[task_records.Row]
+    waiting: list[core.Waiting]
 
 
-def _to_send(
-    connection: sa.Connection,
-) -> tuple[list[task_records.Row], list[task_records.Row]]:
-    return task_records.offered(connection), task_records.to_cancel(connection)
+def _look(connection: sa.Connection) -> Outlook:
+    live = task_records.live(connection)
+    return Outlook(node_records.nodes(connection), live, task_records.waiting(connection, live))
 
 
-def _task_and_node(
+def _record_offers(connection: sa.Connection, offers: list[core.Offer]) -> list[core.Offer]:
+    """Those that were still to be made."""
+    return [
+        offer
+        for offer in offers
+        if task_records.offer(connection, Key(offer.task_id, offer.attempt), offer.node_id)
+    ]
+
+
+def _assignment(
     connection: sa.Connection, key: Key, node_id: str
-) -> tuple[task_records.Row, node_records.Row]:
-    task = task_records.task(connection, key.task_id)
+) -> tuple[pb.TaskAssignmentRequest, str]:
+    """What to send, but for its secrets, and the address that the node gave."""
+    request = task_records.spec(connection, key.task_id)
+    request.attempt = key.attempt
+    return request, _endpoint(connection, node_id)
+
+
+def _endpoint(connection: sa.Connection, node_id: str) -> str:
     node = node_records.node(connection, node_id)
-    assert task is not None  # rows are never deleted while an attempt names them
-    assert node is not None
-    return task, node
+    return node["task_endpoint"] if node is not None else ""

@@ -7,9 +7,9 @@ task as it changes, an empty line where nothing happens, and the ended task last
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from procs.master import bells, log_records, node_records, submission, task_records, views
+from procs.master import bells, core, log_records, node_records, submission, task_records, views
 from procs.master.bells import Bells
 from procs.master.core import AttemptPhase
 from procs.master.database import Database
@@ -96,7 +96,8 @@ class Api:
 
     async def task(self, request: Request) -> Response:
         row, nodes = await self._one(request)
-        return JSONResponse(views.task(row, nodes) | {"spec": views.spec(row["spec"])})
+        spec = await self.database.run(task_records.spec, row["task_id"])
+        return JSONResponse(views.task(row, nodes) | {"spec": views.spec(spec)})
 
     async def cancel(self, request: Request) -> Response:
         task_id = request.path_params["task_id"]
@@ -150,9 +151,7 @@ class Api:
 
     # -------------------------------------------------------------- parts
 
-    def _add_inputs(
-        self, asked: submission.Submission, spec: pb.TaskAssignmentRequest
-    ) -> None:
+    def _add_inputs(self, asked: submission.Submission, spec: pb.TaskAssignmentRequest) -> None:
         for one in asked.inputs:
             if self.files.input_size(one.sha256) != one.size_bytes:
                 text = f"input {one.path!r} was not uploaded, or its size_bytes is wrong"
@@ -160,9 +159,7 @@ class Api:
         for index in submission.to_inline(asked.inputs):
             spec.inputs[index].inline = self.files.whole_input(asked.inputs[index].sha256)
 
-    async def _keep(
-        self, asked: submission.Submission, spec: pb.TaskAssignmentRequest
-    ) -> Response:
+    async def _keep(self, asked: submission.Submission, spec: pb.TaskAssignmentRequest) -> Response:
         """Store a task, its secrets first; the same again is the same task."""
         known = await self.database.run(task_records.task, asked.task_id)
         if known is None:
@@ -171,13 +168,13 @@ class Api:
                 task_records.submit, spec, submission.demand(asked), time.time()
             )
             self.dispatcher.wake()
-        elif pb.TaskAssignmentRequest.FromString(known["spec"]) != spec:
+        elif await self.database.run(task_records.spec, asked.task_id) != spec:
             return _error(409, f"there is another task {asked.task_id}")
         return JSONResponse({"task_id": asked.task_id}, 201 if known is None else 200)
 
-    async def _one(self, request: Request) -> tuple[task_records.Row, list[Any]]:
+    async def _one(self, request: Request) -> tuple[task_records.Row, list[core.Node]]:
         task_id = request.path_params["task_id"]
-        row, nodes = await self.database.run(_one_task, task_id)
+        row, nodes, _ = await self.database.run(_one_task, task_id)
         if row is None:
             raise HTTPException(404, f"there is no task {task_id}")
         return row, nodes
@@ -187,22 +184,24 @@ class Api:
         shown: dict[str, Any] = {}
         while True:
             bell = self.bells.listen(at.task_id)
-            row, nodes = await self.database.run(_one_task, at.task_id)
+            row, nodes, records = await self.database.run(_task_and_log, at, sequence)
             assert row is not None  # tasks are never deleted
-            view = views.task(row, nodes)
-            while records := await self.database.run(log_records.read, at, sequence):
+            if records:
                 yield b"".join(_line(views.log_record(at.attempt, r)) for r in records)
                 sequence = records[-1].sequence + 1
+                continue
             if follow and at.attempt < row["attempt"]:
                 at, sequence = Key(at.task_id, at.attempt + 1), 0
                 continue
+            view = views.task(row, nodes)
             if view["ended"] or not follow:
                 yield _line({"task": view})
                 return
-            changed = _but_counts(view) != shown
-            shown = _but_counts(view)
-            yield _line({"task": view}) if changed else b"\n"
-            await bells.wait(bell, QUIET_S)
+            if _but_counts(view) != shown:
+                shown = _but_counts(view)
+                yield _line({"task": view})
+            if not await bells.wait(bell, QUIET_S):
+                yield b"\n"
 
 
 def make_app(api: Api) -> ASGIApp:
@@ -288,20 +287,35 @@ def _but_counts(view: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in view.items() if key != "log_records"}
 
 
-def _all_tasks(connection: sa.Connection) -> tuple[list[task_records.Row], list[Any]]:
-    return task_records.newest(connection), node_records.for_placement(connection)
+class Seen(NamedTuple):
+    """A task, what it may wait for, and the next records of its log."""
+
+    row: task_records.Row | None
+    nodes: list[core.Node]
+    records: Sequence[pb.LogRecord] = ()
 
 
-def _one_task(
-    connection: sa.Connection, task_id: str
-) -> tuple[task_records.Row | None, list[Any]]:
+def _all_tasks(connection: sa.Connection) -> tuple[list[task_records.Row], list[core.Node]]:
+    return task_records.newest(connection), _nodes(connection)
+
+
+def _one_task(connection: sa.Connection, task_id: str) -> Seen:
     row = task_records.one_newest(connection, task_id)
     waits = row is not None and row["phase"] == AttemptPhase.WAITING
-    return row, node_records.for_placement(connection) if waits else []
+    return Seen(row, _nodes(connection) if waits else [])
+
+
+def _task_and_log(connection: sa.Connection, at: Key, sequence: int) -> Seen:
+    row, nodes, _ = _one_task(connection, at.task_id)
+    return Seen(row, nodes, log_records.read(connection, at, sequence))
+
+
+def _nodes(connection: sa.Connection) -> list[core.Node]:
+    return node_records.for_placement(node_records.nodes(connection), task_records.live(connection))
 
 
 def _all_nodes(connection: sa.Connection) -> list[tuple[node_records.Row, bytes | None, int]]:
-    given = task_records.given(connection)
+    given = task_records.given(task_records.live(connection))
     return [
         (
             row,

@@ -1,6 +1,7 @@
 """Nodes and their reports in the database: each function is a part of the caller's transaction."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -58,9 +59,7 @@ def register(
     return row
 
 
-def heartbeat(
-    connection: sa.Connection, request: pb.HeartbeatRequest, now_unix_s: float
-) -> Beat:
+def heartbeat(connection: sa.Connection, request: pb.HeartbeatRequest, now_unix_s: float) -> Beat:
     """Note that the node lives and compare what it holds with what it should hold."""
     row = node(connection, request.node_id)
     if row is None:
@@ -132,13 +131,13 @@ def set_desired_state(connection: sa.Connection, node_id: str, state: int) -> bo
 
 
 def for_placement(
-    connection: sa.Connection, put_off: frozenset[str] = frozenset()
+    rows: Iterable[Row], live: Iterable[Row], put_off: frozenset[str] = frozenset()
 ) -> list[core.Node]:
-    """The nodes that are not lost, with what each was given."""
-    given = task_records.given(connection)
+    """The nodes that are not lost, with what the live attempts ask of each."""
+    given = task_records.given(live)
     return [
         _placeable(row, tuple(given.get(row["node_id"], ())), row["node_id"] not in put_off)
-        for row in nodes(connection)
+        for row in rows
         if not row["lost"]
     ]
 

@@ -38,9 +38,7 @@ class NodeServer(pb_grpc.NodeServiceServicer):
     async def RegisterNode(
         self,
         request: pb.NodeRegistrationRequest,
-        context: grpc.aio.ServicerContext[
-            pb.NodeRegistrationRequest, pb.NodeRegistrationResponse
-        ],
+        context: grpc.aio.ServicerContext[pb.NodeRegistrationRequest, pb.NodeRegistrationResponse],
     ) -> pb.NodeRegistrationResponse:
         reason = _objection(request)
         if reason:
@@ -103,9 +101,7 @@ class NodeServer(pb_grpc.NodeServiceServicer):
             self._workers.closed(node_id, channel)
             reader.cancel()
 
-    async def _beat(
-        self, request: pb.HeartbeatRequest, channel_open: bool
-    ) -> pb.HeartbeatResponse:
+    async def _beat(self, request: pb.HeartbeatRequest, channel_open: bool) -> pb.HeartbeatResponse:
         beat = await self._database.run(node_records.heartbeat, request, time.time())
         if beat.known:
             self._dispatcher.heard(request.node_id)

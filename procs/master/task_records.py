@@ -29,6 +29,12 @@ WORTH_ANOTHER_ATTEMPT = frozenset(
 )
 LIVE = [p.value for p in AttemptPhase if core.is_live(p)]
 Row = sa.RowMapping
+_WITHOUT_SPEC = [c for c in TASKS.c if c.name != "spec"]
+_ATTEMPT_COLUMNS = [  # beside the task's; its own `state` keeps its name
+    c.label("node_said") if c.name == "state" else c
+    for c in ATTEMPTS.c
+    if c.name not in ("task_id", "attempt")
+]
 
 
 class Key(NamedTuple):
@@ -49,8 +55,15 @@ class NotYours(Exception):
 
 
 def task(connection: sa.Connection, task_id: str) -> Row | None:
-    query = sa.select(TASKS).where(TASKS.c.task_id == task_id)
+    """A task without its spec, which may be large."""
+    query = sa.select(*_WITHOUT_SPEC).where(TASKS.c.task_id == task_id)
     return connection.execute(query).mappings().first()
+
+
+def spec(connection: sa.Connection, task_id: str) -> pb.TaskAssignmentRequest:
+    """The assignment of a task that is there, without attempt and secrets."""
+    body = connection.execute(sa.select(TASKS.c.spec).where(TASKS.c.task_id == task_id)).scalar()
+    return pb.TaskAssignmentRequest.FromString(body or b"")
 
 
 def attempt(connection: sa.Connection, key: Key) -> Row | None:
@@ -65,24 +78,14 @@ def wanted(connection: sa.Connection, key: Key) -> Row | None:
 
 
 def newest(connection: sa.Connection) -> list[Row]:
-    """Each task, joined with its newest attempt; the specs stay behind."""
-    columns = [c for c in TASKS.c if c.name != "spec"]
-    query = (
-        sa.select(*columns, *_attempt_columns())
-        .join(ATTEMPTS, _newest_attempt())
-        .order_by(TASKS.c.submitted_unix_s.desc(), TASKS.c.task_id)
-    )
+    """Each task, joined with its newest attempt; newest first."""
+    query = _newest().order_by(TASKS.c.submitted_unix_s.desc(), TASKS.c.task_id)
     return list(connection.execute(query).mappings())
 
 
 def one_newest(connection: sa.Connection, task_id: str) -> Row | None:
-    """One task with its spec, joined with its newest attempt."""
-    query = (
-        sa.select(TASKS, *_attempt_columns())
-        .join(ATTEMPTS, _newest_attempt())
-        .where(TASKS.c.task_id == task_id)
-    )
-    return connection.execute(query).mappings().first()
+    """One task, joined with its newest attempt."""
+    return connection.execute(_newest().where(TASKS.c.task_id == task_id)).mappings().first()
 
 
 def live_tasks(connection: sa.Connection) -> list[str]:
@@ -90,15 +93,21 @@ def live_tasks(connection: sa.Connection) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def specs(connection: sa.Connection) -> list[bytes]:
-    """The specs of the tasks that have not ended."""
-    return list(connection.execute(sa.select(TASKS.c.spec).where(TASKS.c.state == 0)).scalars())
+def live(connection: sa.Connection) -> list[Row]:
+    """Every live attempt, with what its task asks for."""
+    columns = (TASKS.c.priority, TASKS.c.demand, TASKS.c.submitted_unix_s, TASKS.c.cancel_reason)
+    query = (
+        sa.select(ATTEMPTS, *columns)
+        .join(TASKS, TASKS.c.task_id == ATTEMPTS.c.task_id)
+        .where(ATTEMPTS.c.phase.in_(LIVE))
+    )
+    return list(connection.execute(query).mappings())
 
 
-def waiting(connection: sa.Connection) -> list[core.Waiting]:
-    refused: dict[str, dict[str, str]] = {}
-    for row in connection.execute(sa.select(REFUSALS)).mappings():
-        refused.setdefault(row["task_id"], {})[row["node_id"]] = row["reason"]
+def waiting(connection: sa.Connection, rows: Iterable[Row]) -> list[core.Waiting]:
+    """Those of the live attempts that have no node."""
+    lone = [row for row in rows if row["phase"] == AttemptPhase.WAITING]
+    refused = _refusals(connection) if lone else {}
     return [
         core.Waiting(
             row["task_id"],
@@ -109,26 +118,15 @@ def waiting(connection: sa.Connection) -> list[core.Waiting]:
             refused.get(row["task_id"], {}),
             _failed_on(connection, row["task_id"]) if row["attempt"] > 1 else frozenset(),
         )
-        for row in _with_phase(connection, AttemptPhase.WAITING)
+        for row in lone
     ]
 
 
-def offered(connection: sa.Connection) -> list[Row]:
-    """Attempts whose node has not said yes."""
-    return _with_phase(connection, AttemptPhase.OFFERED)
-
-
-def to_cancel(connection: sa.Connection) -> list[Row]:
-    """Attempts that a node may hold and that someone wants cancelled."""
-    rows = offered(connection) + _with_phase(connection, AttemptPhase.HELD)
-    return [row for row in rows if row["cancel_reason"] is not None]
-
-
-def given(connection: sa.Connection) -> dict[str, list[Demand]]:
-    """By node: what was given to it."""
+def given(rows: Iterable[Row]) -> dict[str, list[Demand]]:
+    """By node: what the live attempts ask of it."""
     found: dict[str, list[Demand]] = {}
-    for phase in (AttemptPhase.OFFERED, AttemptPhase.HELD):
-        for row in _with_phase(connection, phase):
+    for row in rows:
+        if row["node_id"] is not None:
             found.setdefault(row["node_id"], []).append(Demand(**row["demand"]))
     return found
 
@@ -237,9 +235,7 @@ def ended(connection: sa.Connection, keys: Iterable[Key]) -> list[Key]:
     """Those of `keys` that are recorded as ended or superseded."""
     rows = ((key, attempt(connection, key)) for key in keys)
     return [
-        key
-        for key, row in rows
-        if row is not None and not core.is_live(AttemptPhase(row["phase"]))
+        key for key, row in rows if row is not None and not core.is_live(AttemptPhase(row["phase"]))
     ]
 
 
@@ -290,9 +286,7 @@ def finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s:
     owner = task(connection, request.task_id)
     if row is None or owner is None:
         return
-    worth_another = (
-        request.state == pb.TASK_STATE_FAILED and request.cause in WORTH_ANOTHER_ATTEMPT
-    )
+    worth_another = request.state == pb.TASK_STATE_FAILED and request.cause in WORTH_ANOTHER_ATTEMPT
     cancel_wanted = owner["cancel_reason"] is not None
     event = core.result_event(worth_another, request.attempt, cancel_wanted)
     body = request.SerializeToString(deterministic=True)
@@ -315,30 +309,22 @@ def _is(key: Key) -> sa.ColumnElement[bool]:
     return sa.and_(ATTEMPTS.c.task_id == key.task_id, ATTEMPTS.c.attempt == key.attempt)
 
 
-def _newest_attempt() -> sa.ColumnElement[bool]:
-    return sa.and_(ATTEMPTS.c.task_id == TASKS.c.task_id, ATTEMPTS.c.attempt == TASKS.c.attempt)
+def _newest() -> sa.Select[Any]:
+    joined = sa.and_(ATTEMPTS.c.task_id == TASKS.c.task_id, ATTEMPTS.c.attempt == TASKS.c.attempt)
+    return sa.select(*_WITHOUT_SPEC, *_ATTEMPT_COLUMNS).join(ATTEMPTS, joined)
 
 
-def _attempt_columns() -> list[sa.Label[Any]]:
-    """The attempt's columns; `state` and the keys are the task's too."""
-    names = {"task_id": "", "attempt": "", "state": "node_said"}
-    columns = ((c, names.get(c.name, c.name)) for c in ATTEMPTS.c)
-    return [column.label(name) for column, name in columns if name]
-
-
-def _with_phase(connection: sa.Connection, phase: AttemptPhase) -> list[Row]:
-    columns = (
-        TASKS.c.priority,
-        TASKS.c.demand,
-        TASKS.c.submitted_unix_s,
-        TASKS.c.cancel_reason,
-    )
+def _refusals(connection: sa.Connection) -> dict[str, dict[str, str]]:
+    """By task: which nodes will never take it, and why."""
     query = (
-        sa.select(ATTEMPTS, *columns)
-        .join(TASKS, TASKS.c.task_id == ATTEMPTS.c.task_id)
-        .where(ATTEMPTS.c.phase == phase.value)
+        sa.select(REFUSALS)
+        .join(TASKS, TASKS.c.task_id == REFUSALS.c.task_id)
+        .where(TASKS.c.state == 0)
     )
-    return list(connection.execute(query).mappings())
+    found: dict[str, dict[str, str]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["task_id"], {})[row["node_id"]] = row["reason"]
+    return found
 
 
 def _failed_on(connection: sa.Connection, task_id: str) -> frozenset[str]:
@@ -385,9 +371,7 @@ def _try_again(connection: sa.Connection, row: Row, why: str, now_unix_s: float)
         _end(connection, task_id, pb.TASK_STATE_FAILED, reason, now_unix_s)
         return
     _add_attempt(connection, Key(task_id, number + 1))
-    connection.execute(
-        TASKS.update().where(TASKS.c.task_id == task_id).values(attempt=number + 1)
-    )
+    connection.execute(TASKS.update().where(TASKS.c.task_id == task_id).values(attempt=number + 1))
 
 
 def _end(

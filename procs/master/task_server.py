@@ -107,11 +107,11 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         async for chunk in chunks:
             if output is None:
                 key = Key(chunk.task_id, chunk.attempt)
-                row = await self._database.run(_task_of_wanted, key)
-                if row is None:
+                spec = await self._database.run(_spec_of_wanted, key)
+                if spec is None:
                     return pb.TaskOutputReceipt(complete=True)
                 await _check_digest(chunk.sha256, context)
-                most_bytes = _most_output_bytes(row)
+                most_bytes = _most_output_bytes(spec)
                 output = self._files.output(key, chunk.sha256)
             if chunk.total_bytes > most_bytes:
                 text = f"an output of {chunk.total_bytes} bytes is over the task's limit"
@@ -161,22 +161,20 @@ def _finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s
 
 def _input_sha256(connection: sa.Connection, key: Key, path: str) -> str:
     """The digest of a task's input; one that is found nowhere when it has none such."""
-    row = _task_of_wanted(connection, key)
-    if row is None:
+    spec = _spec_of_wanted(connection, key)
+    if spec is None:
         return NO_DIGEST
-    spec = pb.TaskAssignmentRequest.FromString(row["spec"])
     return next((i.sha256.hex() for i in spec.inputs if i.path == path), NO_DIGEST)
 
 
-def _task_of_wanted(connection: sa.Connection, key: Key) -> task_records.Row | None:
+def _spec_of_wanted(connection: sa.Connection, key: Key) -> pb.TaskAssignmentRequest | None:
     if task_records.wanted(connection, key) is None:
         return None
-    return task_records.task(connection, key.task_id)
+    return task_records.spec(connection, key.task_id)
 
 
-def _most_output_bytes(row: task_records.Row) -> int:
-    limit = pb.TaskAssignmentRequest.FromString(row["spec"]).output_limit_bytes
-    return (limit or DEFAULT_OUTPUT_LIMIT_BYTES) + ARCHIVE_SLACK_BYTES
+def _most_output_bytes(spec: pb.TaskAssignmentRequest) -> int:
+    return (spec.output_limit_bytes or DEFAULT_OUTPUT_LIMIT_BYTES) + ARCHIVE_SLACK_BYTES
 
 
 def _store(output: Output, chunk: pb.TaskOutputChunk) -> bool:

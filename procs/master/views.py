@@ -46,9 +46,8 @@ def task(row: Row, nodes: list[core.Node]) -> dict[str, Any]:
     return view
 
 
-def spec(body: bytes) -> dict[str, Any]:
+def spec(request: pb.TaskAssignmentRequest) -> dict[str, Any]:
     """The assignment as it was submitted: no secret is in it, and no content of an input."""
-    request = pb.TaskAssignmentRequest.FromString(body)
     for one in request.inputs:
         one.ClearField("inline")
     return _json(request)

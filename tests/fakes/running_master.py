@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import re
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import requests
 
 from procs.master.main import Addresses, Settings, running
 
+REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.01
 PATIENCE_S = 20.0
 
@@ -58,6 +61,41 @@ class Http:
                 if (task["state"], task["attempt"]) == (state, attempt):
                     return task
                 await asyncio.sleep(POLL_S)
+
+
+class MasterProcess:
+    """`hivemind-master serve` as a process of its own, on the same ports at each start."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self.grpc, self.http = "127.0.0.1:0", "127.0.0.1:0"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "procs.master", "serve", "--data", str(self._data)),
+            *("--listen", self.grpc, "--http", self.http),
+            cwd=REPOSITORY,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), PATIENCE_S)
+        ready = re.fullmatch(rb"hivemind-master ready grpc=(\S+) http=http://(\S+)\n", line)
+        assert ready is not None, line
+        self.grpc, self.http = ready[1].decode(), ready[2].decode()
+
+    async def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.communicate()
+
+    async def stop(self) -> int:
+        """Ask it to end; returns its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode
 
 
 def with_master(

@@ -135,6 +135,16 @@ class ToyWorker:
         )
         return response
 
+    def keep_beating(self) -> None:
+        """Ten times a second, until the worker closes."""
+
+        async def beats() -> None:
+            while True:
+                await self.beat()
+                await asyncio.sleep(0.1)
+
+        self._spawn(beats())
+
     async def open_channel(self) -> None:
         self._stream = self.nodes.OpenChannel()
         await self._stream.write(pb.NodeMessage(hello=self._heartbeat()))
@@ -228,9 +238,7 @@ class ToyWorker:
     ) -> pb.TaskOutputReceipt:
         """Goes on from what the master has."""
         sha256 = hashlib.sha256(data).digest()
-        query = pb.TaskOutputQuery(
-            task_id=request.task_id, attempt=request.attempt, sha256=sha256
-        )
+        query = pb.TaskOutputQuery(task_id=request.task_id, attempt=request.attempt, sha256=sha256)
         receipt: pb.TaskOutputReceipt = await self.tasks.QueryTaskOutput(query, timeout=10)
         if receipt.complete:
             return receipt

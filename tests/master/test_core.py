@@ -109,9 +109,7 @@ HALF = Demand(cpus=2.0)
         pytest.param(
             Demand(cpus=2), node(given=(HALF,), trust_level=2), False, id="over its trust's share"
         ),
-        pytest.param(
-            Demand(memory_bytes=9 * GIB), node(given=(HALF,)), False, id="no memory left"
-        ),
+        pytest.param(Demand(memory_bytes=9 * GIB), node(given=(HALF,)), False, id="no memory left"),
         pytest.param(Demand(gpus=1), node(given=(HALF,)), False, id="no GPU"),
         pytest.param(
             Demand(gpus=1, gpu_memory_bytes=2),

@@ -324,9 +324,7 @@ def test_a_busy_node_is_asked_again_and_another_one_meanwhile(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "refusal", [pb.REFUSAL_TOO_LARGE, pb.REFUSAL_FORBIDDEN], ids=["too large", "forbidden"]
 )
-def test_a_task_that_every_node_refuses_fails_with_the_reason(
-    tmp_path: Path, refusal: int
-) -> None:
+def test_a_task_that_every_node_refuses_fails_with_the_reason(tmp_path: Path, refusal: int) -> None:
     async def scenario(addresses: Addresses, http: Http) -> None:
         async with ToyWorker(addresses.grpc) as one, ToyWorker(addresses.grpc) as two:
             one.answer = two.answer = refused(refusal, "resources.cpus is 99")
