@@ -1,6 +1,7 @@
 """The page in a real Chromium, against a real bus and a real port."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ def shown(browser: Browser, serving: Serving) -> Iterator[Shown]:
 
 
 def add_history(home: Path) -> None:
+    at = time.time()
     connection = sqlite3.connect(home / "lib" / "executor.db")
     with connection:
         connection.execute(
@@ -60,11 +62,11 @@ def add_history(home: Path) -> None:
             " accepted_unix_s, started_unix_s, finished_unix_s, exit_code, error, cause)"
         )
         connection.executemany(
-            "INSERT INTO tasks VALUES(?, 1, ?, ?, 'python', '', 1, 1e9, ?, ?, ?, ?)",
+            "INSERT INTO tasks VALUES(?, 1, ?, ?, 'python', '', 1, ?, ?, ?, ?, ?)",
             [
-                ("prepare", "prepare.1", "succeeded", 1e9 + 73, 0, "", ""),
-                ("broken", "broken.1", "failed", 1e9 + 500, 3, "exit code 3", "TASK"),
-                ("greedy", "greedy.1", "out_of_memory", 1e9 + 7, 137, "512 MiB was not enough", ""),
+                ("prepare", "prepare.1", "succeeded", at - 4073, at - 4000, 0, "", ""),
+                ("broken", "broken.1", "failed", at - 800, at - 300, 3, "exit code 3", "TASK"),
+                ("greedy", "greedy.1", "out_of_memory", at - 907, at - 900, 137, "too little", ""),
             ],
         )
     connection.close()
