@@ -64,6 +64,11 @@ class News:
         """Whether each (topic, source) has been heard, and knew what it spoke of."""
         return all(key in self._latest and self._latest[key].synced for key in topics)
 
+    def silence_of(self, source: str) -> str:
+        """Why there is nothing to show of `source`."""
+        heard = any(known == source for _, known in self._latest)
+        return f"{source} is starting" if heard else f"no word from {source}"
+
     def all_of(self, kind: type[M]) -> list[M]:
         return [m for m in self._latest.values() if isinstance(m, kind) and m.synced]
 
@@ -113,17 +118,18 @@ def _fields(message: Message | None) -> Mapping[str, Any] | None:
 
 def status_text(news: News, now_unix_s: float) -> str:
     """For people."""
-    lines = [*_node_lines(news.one(LinkState), now_unix_s), *_machine_lines(news)]
-    lines += _process_lines(news.one(ProcessState), now_unix_s)
-    lines += _task_lines(news.one(TaskState), now_unix_s)
+    lines = [*_node_lines(news, now_unix_s), *_machine_lines(news)]
+    lines += _process_lines(news, now_unix_s)
+    lines += _task_lines(news, now_unix_s)
     alerts = news.alerts()
     lines += ["alerts", *(f"  {line}" for line in alerts)] if alerts else ["alerts     none"]
     return "\n".join(lines).translate(UNPRINTABLE)
 
 
-def _node_lines(link: LinkState | None, now_unix_s: float) -> list[str]:
+def _node_lines(news: News, now_unix_s: float) -> list[str]:
+    link = news.one(LinkState)
     if link is None:
-        return ["node       no word from master_link"]
+        return [f"node       {news.silence_of('master_link')}"]
     name = f"{link.node_name} ({link.node_id or 'not registered'})"
     state = link.node_state.upper() + (
         f": {link.node_state_reason}" if link.node_state_reason else ""
@@ -157,9 +163,10 @@ def _machine_lines(news: News) -> list[str]:
     return lines
 
 
-def _process_lines(state: ProcessState | None, now_unix_s: float) -> list[str]:
+def _process_lines(news: News, now_unix_s: float) -> list[str]:
+    state = news.one(ProcessState)
     if state is None:
-        return ["processes  no word from watchdog"]
+        return [f"processes  {news.silence_of('watchdog')}"]
     return ["processes", *(_process_line(info, now_unix_s) for info in state.processes)]
 
 
@@ -169,9 +176,10 @@ def _process_line(info: ProcessInfo, now_unix_s: float) -> str:
     return f"{line} {since} {info.detail}".rstrip()
 
 
-def _task_lines(state: TaskState | None, now_unix_s: float) -> list[str]:
+def _task_lines(news: News, now_unix_s: float) -> list[str]:
+    state = news.one(TaskState)
     if state is None:
-        return ["tasks      no word from executor"]
+        return [f"tasks      {news.silence_of('executor')}"]
     if not state.tasks:
         return ["tasks      none"]
     return ["tasks", *(_task_line(task, now_unix_s) for task in state.tasks)]

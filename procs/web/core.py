@@ -221,6 +221,7 @@ def page(
     gpus = [gpu for load in inbox.all_fresh(GpuLoad, now_s).values() for gpu in load.gpus]
     return {
         "now_unix_s": now_unix_s,
+        "topics": topic_states(inbox, now_s),
         "node": _plain(link),
         "owner": _plain(owner),
         "engine": _plain(tasks.engine) if tasks else None,

@@ -75,7 +75,7 @@ def test_silence_is_said_not_guessed() -> None:
     news.take("master_link", LinkState(at_s=4.0, synced=False), 4.5)
     assert news
     text = status_text(news, 0.0)
-    for line in ("no word from master_link", "no word from executor", "no word from watchdog"):
+    for line in ("master_link is starting", "no word from executor", "no word from watchdog"):
         assert line in text
     assert json.loads(status_json(news))["node"] is None
 

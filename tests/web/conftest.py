@@ -13,7 +13,7 @@ import pytest
 
 from procs.web.main import READS, run
 from shared.bus import Bus
-from shared.messages import HeldTask
+from shared.messages import HeldTask, TaskState
 from shared.service import Context
 from shared.settings import Settings, load
 from tests.fakes.bus_worker import BusWorker, say_all, short_home
@@ -35,6 +35,7 @@ class Beating:
     def __init__(self, home: Path) -> None:
         self.tasks: tuple[HeldTask, ...] = ()
         self.silent = False
+        self.synced = True  # False: the executor lives, and knows nothing yet
         self.home = home
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat)
@@ -47,6 +48,8 @@ class Beating:
                 worker.serve()
             else:
                 say_all(worker, *self.tasks)
+                if not self.synced:
+                    worker.say("executor", TaskState(at_s=time.monotonic(), synced=False))
         worker.close()
 
     def close(self) -> None:

@@ -159,7 +159,9 @@ def test_silence_is_shown_as_silence(shown: Shown, beating: Beating) -> None:
     )
     expect(shown.page.locator("#alerts")).to_contain_text("no word from executor (task.state)")
     expect(shown.page.locator("#tasks-empty")).to_have_text("no word from the executor")
-    beating.silent = False
+    beating.silent, beating.synced = False, False
+    expect(shown.page.locator("#tasks-empty")).to_have_text("the executor is starting")
+    beating.synced = True
     expect(shown.page.locator("#alerts")).to_be_hidden()
 
 

@@ -56,12 +56,17 @@ function facts(list, rows) {
   list.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
 }
 
+function silence(topic, source) {
+  const starting = last && last.topics[topic] === "starting";
+  return starting ? `${source} is starting` : `no word from ${source}`;
+}
+
 // ---------------------------------------------------------------- node, owner, alerts
 
 function showNode(state) {
   const node = state.node;
   setText(byId("node-name"), node && node.node_name || "HiveMind Worker");
-  setText(byId("node-id"), node ? node.node_id || "not registered yet" : "no word from master_link");
+  setText(byId("node-id"), node ? node.node_id || "not registered yet" : silence("link.state", "master_link"));
   badge(byId("node-state"), node ? node.node_state : "no news");
   if (!node) return facts(byId("node"), [["Master link", "no news"]]);
   const engine = state.engine, vpn = state.vpn;
@@ -137,7 +142,7 @@ function showMachine(state) {
   const host = state.host, samples = state.samples;
   if (!host) {
     byId("use").replaceChildren();
-    return setText(byId("host"), "no word from the monitor");
+    return setText(byId("host"), silence("host.load", "the monitor"));
   }
   const rate = (list) => list.length ? `${bytes(list[list.length - 1])}/s` : "–";
   const most = (list) => Math.max(1024, ...list);
@@ -195,7 +200,7 @@ function showProcesses(processes) {
     element("td", "number", String(process.restarts)),
     element("td", "number", since(process.since_unix_s)),
     element("td", "number", process.pid ? String(process.pid) : "–"),
-  ])), "no word from the watchdog");
+  ])), silence("process.state", "the watchdog"));
 }
 
 function showHistory(history) {
@@ -213,7 +218,7 @@ function showHistory(history) {
 function showTasks(tasks) {
   const box = byId("tasks"), held = tasks || [];
   setText(byId("tasks-count"), held.length ? `(${held.length})` : "");
-  setText(byId("tasks-empty"), tasks === null ? "no word from the executor" : held.length ? "" : "none at the moment");
+  setText(byId("tasks-empty"), tasks === null ? silence("task.state", "the executor") : held.length ? "" : "none at the moment");
   const wanted = new Set(held.map((task) => task.directory));
   for (const card of [...box.children]) {
     if (!wanted.has(card.dataset.task)) {
