@@ -129,6 +129,7 @@ prepare() {
 
 on_exit() {
   local code=$? log
+  set +e # every part is tidied up, whatever fails
   trap '' INT TERM HUP
   if [ "$code" -ne 0 ] && [ -n "${step-}" ]; then
     say "failed: $step"
@@ -138,6 +139,7 @@ on_exit() {
         tail -n 20 "$log" >&2
       fi
     done
+    if [ "$code" -lt 128 ]; then code=1; fi # the step's own code would say nothing here
   fi
   stop_demo
   rm -rf -- "$work"
@@ -179,7 +181,7 @@ start_master() {
     --data "$work/master" >"$work/master.log" 2>&1 &
   master=$!
   await is_master_ready "$master"
-  HIVEMIND_MASTER=http://$(grep -oP '^hivemind-master ready .*http=\K\S+' "$work/master.log")
+  HIVEMIND_MASTER=$(grep -oP '^hivemind-master ready .*http=\K\S+' "$work/master.log")
   export HIVEMIND_MASTER
 }
 
@@ -250,13 +252,17 @@ PYTHON
     --output "$work/output" -- python3 count.py
   show "checking its output" "$work/home/log/executor.log"
   [ "$(cat "$work/output/counts.txt")" = $'bee 3\nhive 1\nhoney 1' ] || fail "counts.txt is not as it must be"
-  .venv/bin/hivemind tasks
+  echo "Its output came back as it must be: counts.txt"
 }
 
 show_page() {
-  show "asking for the page" "$work/home/log/web.log"
-  curl -fsS --max-time 10 -o /dev/null "http://127.0.0.1:$web_port/monitor.html"
+  show "asking for the page" "$work/supervisord.log" "$work/home/log/web.log"
+  await is_page_there "$worker"
   echo "The page: http://localhost:$web_port/monitor.html"
+}
+
+is_page_there() {
+  curl -fsS --max-time 5 -o /dev/null "http://127.0.0.1:$web_port/monitor.html" 2>/dev/null
 }
 
 stay() {

@@ -1,0 +1,98 @@
+"""One attempt that is held: its state in memory. All of it can be found again on disk."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from procs.executor.core import PHASES, Event, Step
+from procs.executor.quota import Grant
+from procs.executor.run_record import RunRecord
+from procs.executor.verdict import Failure, Loss, Stop
+from shared.messages import HeldTask, PhaseAt, TaskPhase, TaskUse
+from shared.taskdir import Report, Spec, TaskKey
+
+SHOWN_ARGUMENTS, SHOWN_CHARACTERS = 8, 200  # of a command on the bus: it may be megabytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job found: an event, or None, and what it learned. None fields change nothing."""
+
+    event: Event | None = None
+    container_id: str | None = None
+    image_digest: str | None = None
+    stop_signal: str | None = None
+    pull_s: float | None = None
+    detail: str | None = None
+    failure: Failure | None = None
+    loss: Loss | None = None
+    report: Report | None = None
+    refused: bool = False
+    disk_bytes: int | None = None
+
+
+@dataclass
+class Attempt:
+    """Owned by the loop's thread; jobs read it, and only set `progress`."""
+
+    spec: Spec
+    directory: Path
+    step: Step = Step.WAITING
+    grant: Grant | None = None
+    phases: tuple[PhaseAt, ...] = ()
+    detail: str = ""
+    record: RunRecord = field(default_factory=lambda: RunRecord(None, None, None))
+    stop: Stop | None = None
+    failure: Failure | None = None
+    loss: Loss | None = None
+    report: Report | None = None
+    container_id: str = ""
+    image_digest: str = ""
+    stop_signal: str = ""
+    pull_s: float = 0.0
+    may_have_container: bool = False
+    refusals: int = 0
+    engine_lapsed: bool = False
+    waits_for_inputs: bool = False
+    retry_at_s: float = 0.0
+    absent_since_s: float | None = None
+    stop_stage: int = 0
+    stop_due_s: float = 0.0
+    lane_idle_since_s: float = 0.0
+    memory_sum_pct: float = 0.0
+    memory_samples: int = 0
+    last_cpu_ns: int | None = None
+    use: TaskUse | None = None
+    disk_due_s: float = 0.0
+    progress: str = ""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def key(self) -> TaskKey:
+        return self.spec.key
+
+    @property
+    def phase(self) -> TaskPhase:
+        return self.report.phase if self.report else PHASES[self.step]
+
+    def enter(self, phase: TaskPhase, at_unix_s: float) -> None:
+        """Note the phase in the history, once."""
+        if all(p.phase is not phase for p in self.phases):
+            self.phases = (*self.phases, PhaseAt(phase=phase, at_unix_s=at_unix_s))
+
+    def entered_unix_s(self, phase: TaskPhase) -> float | None:
+        return next((p.at_unix_s for p in self.phases if p.phase is phase), None)
+
+    def held(self) -> HeldTask:
+        """As `task.state` shows it."""
+        return HeldTask(
+            task_id=self.spec.task_id,
+            attempt=self.spec.attempt,
+            phase=self.phase,
+            directory=self.key.directory,
+            phases=self.phases,
+            detail=self.progress or self.detail,
+            use=self.use,
+            image=self.spec.image,
+            command=tuple(word[:SHOWN_CHARACTERS] for word in self.spec.command[:SHOWN_ARGUMENTS]),
+        )

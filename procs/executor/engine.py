@@ -1,0 +1,227 @@
+"""The one door to Docker. Its library and its errors end here.
+
+`EngineAwayError`: no answer; a state of the node, never a task's result.
+`EngineRefusedError`: an answer that says no; `NotThereError`: there is no such thing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import docker
+import requests
+import urllib3
+from docker.errors import APIError, DockerException, NotFound
+
+from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
+from shared.taskdir import TaskKey
+
+CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
+PING_S = 1  # with a look each second, an engine that hangs is known after three
+PULL_SILENCE_S = 120  # a pull that says nothing for so long has failed
+KILLED_BY_ENGINE = 255  # the exit code of what died while the engine was away
+
+
+class EngineAwayError(Exception):
+    """Docker does not answer."""
+
+
+class EngineRefusedError(Exception):
+    """Docker answered, and says no; the text is its own."""
+
+
+class NotThereError(EngineRefusedError):
+    """There is no such container or image."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A container of ours in Docker's list."""
+
+    key: TaskKey
+    container_id: str
+    state: str  # created, running, paused, exited, dead, …
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How Docker thinks that a container ended."""
+
+    code: int
+    out_of_memory: bool
+
+
+@dataclass(frozen=True)
+class About:
+    """The engine itself."""
+
+    version: str
+    runtimes: tuple[str, ...]
+
+
+class Engine(Protocol):
+    """What the executor needs of a container engine. Every call may raise the errors above."""
+
+    def about(self) -> About: ...
+    def ping(self) -> None: ...
+    def image(self, name: str) -> Image: ...
+    def pull(self, name: str, progress: Callable[[str], None]) -> None: ...
+    def create(self, name: str, body: dict[str, Any]) -> str: ...
+    def start(self, container: str) -> None: ...
+    def signal(self, container: str, signal: str) -> None: ...
+    def remove(self, container: str) -> None: ...
+    def stop_signal(self, container: str) -> str: ...
+    def exit_of(self, container: str) -> Exit: ...
+    def seen(self, home: str) -> list[Seen]: ...
+    def deaths(self, home: str) -> Iterator[TaskKey]: ...
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except NotFound as err:
+        raise NotThereError(_words(err)) from err
+    except APIError as err:
+        raise EngineRefusedError(_words(err)) from err
+    except (requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as err:
+        raise EngineAwayError(f"Docker does not answer: {err}") from err
+
+
+def _words(err: APIError) -> str:
+    return str(err.explanation or err)
+
+
+class DockerEngine:
+    """Docker, through its SDK. Connects at the first call; safe to use from several threads."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._client: docker.APIClient | None = None
+        self._pinger: docker.APIClient | None = None
+
+    def _api(self) -> docker.APIClient:
+        if self._client is None:
+            self._client = docker.APIClient(base_url=self._host, version="auto", timeout=CALL_S)
+        return self._client
+
+    def ping(self) -> None:
+        with _translated():
+            if self._pinger is None:
+                self._pinger = docker.APIClient(
+                    base_url=self._host, version="1.41", timeout=PING_S, num_pools=1
+                )
+            self._pinger.ping()
+
+    def about(self) -> About:
+        with _translated():
+            info = self._api().info()
+        return About(str(info.get("ServerVersion", "")), tuple(sorted(info.get("Runtimes") or {})))
+
+    def image(self, name: str) -> Image:
+        with _translated():
+            found: dict[str, Any] = self._api().inspect_image(name)  # type: ignore[no-untyped-call]
+        config = found.get("Config") or {}
+        return Image(
+            digest=found["Id"],
+            entrypoint=tuple(config.get("Entrypoint") or ()),
+            command=tuple(config.get("Cmd") or ()),
+            environment=tuple(config.get("Env") or ()),
+            volumes=tuple(config.get("Volumes") or ()),
+            stop_signal=config.get("StopSignal") or "",
+        )
+
+    def pull(self, name: str, progress: Callable[[str], None]) -> None:
+        """Fetch an image; `progress` gets "pulling 41%"."""
+        repository, tag = split_image(name)
+        layers: dict[str, tuple[int, int]] = {}
+        with _translated():
+            api = docker.APIClient(base_url=self._host, version="auto", timeout=PULL_SILENCE_S)
+            for line in api.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in line:
+                    raise EngineRefusedError(str(line["error"]))
+                _note_layer(layers, line)
+                if whole := sum(total for _, total in layers.values()):
+                    done = sum(current for current, _ in layers.values())
+                    progress(f"pulling {100 * done // whole}%")
+
+    def create(self, name: str, body: dict[str, Any]) -> str:
+        """Create the container; the id. EngineRefusedError when the name is taken."""
+        with _translated():
+            created = self._api().create_container_from_config(body, name)  # type: ignore[no-untyped-call]
+        return str(created["Id"])
+
+    def start(self, container: str) -> None:
+        with _translated():
+            self._api().start(container)
+
+    def signal(self, container: str, signal: str) -> None:
+        with _translated():
+            self._api().kill(container, signal)
+
+    def remove(self, container: str) -> None:
+        """Remove it, running or not; one that is not there is removed already."""
+        try:
+            with _translated():
+                self._api().remove_container(container, v=True, force=True)
+        except NotThereError:
+            return
+
+    def stop_signal(self, container: str) -> str:
+        with _translated():
+            config = self._api().inspect_container(container)["Config"]
+        return str(config.get("StopSignal") or "SIGTERM")
+
+    def exit_of(self, container: str) -> Exit:
+        with _translated():
+            state = self._api().inspect_container(container)["State"]
+        return Exit(int(state.get("ExitCode", 0)), bool(state.get("OOMKilled")))
+
+    def seen(self, home: str) -> list[Seen]:
+        """Every container that carries this home's label."""
+        with _translated():
+            rows = self._api().containers(all=True, filters=_ours(home))
+        found = ((_key(row.get("Labels") or {}), row) for row in rows)
+        return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
+
+    def deaths(self, home: str) -> Iterator[TaskKey]:
+        """The keys of our containers as they die; ends, or raises, when the engine goes away."""
+        with _translated():
+            api = docker.APIClient(base_url=self._host, version="auto", timeout=None)  # type: ignore[arg-type]
+            events = api.events(filters={**_ours(home), "event": "die"}, decode=True)
+            for event in events:
+                if key := _key(event["Actor"]["Attributes"]):
+                    yield key
+
+
+def _ours(home: str) -> dict[str, Any]:
+    return {"label": f"{LABEL_HOME}={home}"}
+
+
+def _key(labels: dict[str, str]) -> TaskKey | None:
+    return TaskKey.parse(f"{labels.get(LABEL_TASK, '')}.{labels.get(LABEL_ATTEMPT, '')}")
+
+
+def _note_layer(layers: dict[str, tuple[int, int]], line: dict[str, Any]) -> None:
+    detail = line.get("progressDetail") or {}
+    if line.get("status") == "Downloading" and detail.get("total"):
+        layers[line["id"]] = (int(detail.get("current", 0)), int(detail["total"]))
+    elif line.get("id") in layers and line.get("status") == "Download complete":
+        total = layers[line["id"]][1]
+        layers[line["id"]] = (total, total)
+
+
+def split_image(name: str) -> tuple[str, str]:
+    """(repository, tag or digest) as the pull call wants them; no tag means latest."""
+    repository, at, digest = name.partition("@")
+    if at:
+        return repository.rpartition(":")[0] if _has_tag(repository) else repository, digest
+    if _has_tag(name):
+        repository, _, tag = name.rpartition(":")
+        return repository, tag
+    return name, "latest"
+
+
+def _has_tag(name: str) -> bool:
+    return ":" in name.rpartition("/")[2]

@@ -1,0 +1,199 @@
+"""Inputs: checked against the assignment, and laid out below `input/`, mounted at /task.
+
+Content is verified before it is shown to a task; an archive can't put anything outside its
+place: entries are written only below directories that we made, links last.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import zstandard
+
+from shared.files import remove_tree
+from shared.taskdir import INPUT, MIB, InputSpec, Spec
+
+BLOBS = "blobs"
+MOST_ENTRIES = 200_000  # of one archive; more is an attack on the disk's inodes
+CHUNK_BYTES = MIB
+FILE_MODE, PROGRAM_MODE, FOLDER_MODE = 0o644, 0o755, 0o755
+
+
+class InputError(Exception):
+    """An input is missing, differs from the assignment, or its archive is broken."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of an archive: a folder, a file, or a link with its target."""
+
+    path: PurePosixPath
+    is_folder: bool
+    link: str
+    mode: int
+    content: IO[bytes] | None
+
+
+def missing(directory: Path, spec: Spec) -> bool:
+    """Has an input not come yet? InputError when it never will."""
+    waiting = False
+    for index, wanted in enumerate(spec.inputs):
+        blob = directory / BLOBS / str(index)
+        if wanted.size_bytes == 0 or blob.exists():
+            continue
+        refused = blob.with_suffix(".missing")
+        if refused.exists():
+            raise InputError(f"input {wanted.path!r}: {refused.read_text().strip()}")
+        waiting = True
+    return waiting
+
+
+def lay_out(directory: Path, spec: Spec, limit_bytes: int) -> None:
+    """Make `input/` from the blobs, whole or with InputError; begun anew each time."""
+    root = directory / INPUT
+    remove_tree(root)
+    root.mkdir(mode=FOLDER_MODE)
+    root.chmod(FOLDER_MODE)
+    left = limit_bytes
+    for index, wanted in enumerate(spec.inputs):
+        blob = directory / BLOBS / str(index)
+        _verify(blob, wanted)
+        if wanted.unpack:
+            left -= _unpack(blob, _folder(root, PurePosixPath(wanted.path)), wanted, left)
+        else:
+            _place(blob, root, PurePosixPath(wanted.path))
+
+
+def _verify(blob: Path, wanted: InputSpec) -> None:
+    if wanted.size_bytes == 0:
+        blob.parent.mkdir(exist_ok=True)
+        blob.touch()
+    size = blob.stat().st_size
+    if size != wanted.size_bytes:
+        raise InputError(
+            f"input {wanted.path!r} has {size} bytes, the assignment says {wanted.size_bytes}"
+        )
+    with blob.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted.sha256 and digest != wanted.sha256:
+        raise InputError(f"input {wanted.path!r}: its SHA-256 is not the assignment's")
+
+
+def _folder(root: Path, path: PurePosixPath) -> Path:
+    """The folder `path` below root, made of real folders only."""
+    place = root
+    for part in path.parts:
+        place = place / part
+        try:
+            place.mkdir(mode=FOLDER_MODE)
+            place.chmod(FOLDER_MODE)
+        except FileExistsError:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                raise InputError(f"input {path}: {part!r} is a file and a folder") from None
+    return place
+
+
+def _place(blob: Path, root: Path, path: PurePosixPath) -> None:
+    target = _folder(root, path.parent) / path.name
+    blob.chmod(FILE_MODE)
+    try:
+        os.link(blob, target)
+    except FileExistsError:
+        raise InputError(f"input {str(path)!r} is there twice") from None
+
+
+def _unpack(blob: Path, root: Path, wanted: InputSpec, limit_bytes: int) -> int:
+    """Unpack one archive; the bytes written."""
+    written = 0
+    links: list[Entry] = []
+    try:
+        for count, entry in enumerate(_entries(blob)):
+            _check(entry, count, wanted)
+            if entry.link:
+                links.append(entry)
+            elif entry.is_folder:
+                _folder(root, entry.path)
+            else:
+                written += _write(entry, root, limit_bytes - written, wanted)
+    except (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, EOFError, ValueError,
+            NotImplementedError, RuntimeError, OSError) as err:  # fmt: skip
+        raise InputError(f"input {wanted.path!r} can't be unpacked: {err}") from err
+    for entry in links:  # last: nothing is ever written through a link
+        place = _folder(root, entry.path.parent) / entry.path.name
+        if not place.is_symlink() and not place.exists():
+            place.symlink_to(entry.link)
+    return written
+
+
+def _check(entry: Entry, count: int, wanted: InputSpec) -> None:
+    if entry.path.is_absolute() or ".." in entry.path.parts:
+        raise ValueError(f"entry {str(entry.path)!r} would leave its directory")
+    if count >= MOST_ENTRIES:
+        raise ValueError(f"over {MOST_ENTRIES} entries")
+
+
+def _write(entry: Entry, root: Path, limit_bytes: int, wanted: InputSpec) -> int:
+    if not entry.path.name or entry.content is None:
+        raise ValueError(f"entry {str(entry.path)!r} is no file, folder or link")
+    target = _folder(root, entry.path.parent) / entry.path.name
+    if target.is_dir() and not target.is_symlink():
+        raise ValueError(f"entry {str(entry.path)!r} is a file and a folder")
+    target.unlink(missing_ok=True)  # a later entry of the same name wins, as tar has it
+    written = 0
+    with target.open("xb") as file:
+        while chunk := entry.content.read(CHUNK_BYTES):
+            written += len(chunk)
+            if written > limit_bytes:
+                raise ValueError("its content is larger than the task's disk limit")
+            file.write(chunk)
+    target.chmod(PROGRAM_MODE if entry.mode & 0o111 else FILE_MODE)
+    return written
+
+
+def _entries(blob: Path) -> Iterator[Entry]:
+    with blob.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04" or head == b"PK\x05\x06":
+        yield from _zip_entries(blob)
+    elif head == zstandard.FRAME_HEADER:
+        with blob.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as plain:
+            yield from _tar_entries(plain, "r|")
+    else:
+        with blob.open("rb") as file:
+            yield from _tar_entries(file, "r|gz" if head[:2] == b"\x1f\x8b" else "r|")
+
+
+def _zip_entries(blob: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(blob) as archive:
+        for info in archive.infolist():
+            mode, path = info.external_attr >> 16, PurePosixPath(info.filename)
+            if stat.S_ISLNK(mode):
+                yield Entry(path, False, archive.read(info).decode(), mode, None)
+            elif info.is_dir():
+                yield Entry(path, True, "", mode, None)
+            else:
+                with archive.open(info) as content:
+                    yield Entry(path, False, "", mode, content)
+
+
+def _tar_entries(file: IO[bytes], mode: str) -> Iterator[Entry]:
+    with tarfile.open(fileobj=file, mode=mode, encoding="utf-8") as archive:  # type: ignore[call-overload]
+        for member in archive:
+            path = PurePosixPath(member.name)
+            link = member.linkname if member.issym() else ""
+            if member.islnk():
+                raise ValueError(f"entry {member.name!r} is a hard link")
+            content = archive.extractfile(member) if member.isfile() else None
+            yield Entry(path, member.isdir(), link, member.mode, content)
+
+
+def free_blobs(directory: Path) -> None:
+    """What the layout no longer needs once the task has ended."""
+    shutil.rmtree(directory / BLOBS, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""The walls around a task: a pure function from a task to Docker's configuration.
+
+Every line has its reason. Nothing here is configurable by a task beyond its granted limits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from procs.executor.quota import Grant
+from shared.taskdir import CLAIM, INPUT, MIB, OUTPUT, TaskKey
+
+TASK_UID = TASK_GID = 65534  # nobody: no image decides to run as root
+CPU_PERIOD_US = 100_000  # period and quota, not nano_cpus: those can't be changed live
+OPEN_FILES = 4096
+OOM_SCORE_ADJ = 500  # the kernel ends a task before the worker or the owner's programs
+KEEPER_EXTRA_PIDS = 1  # the keeper itself
+CLAIM_AT, KEEPER_AT, TASK_AT, OUTPUT_AT = "/.hivemind", "/.keeper", "/task", "/output"
+SMALLEST_MEMORY_BYTES = 8 * MIB  # Docker refuses less than 6
+
+LABEL_TASK, LABEL_ATTEMPT, LABEL_NODE = "hivemind.task", "hivemind.attempt", "hivemind.node"
+LABEL_HOME = "hivemind.home"  # whose records prove what became of it: two workers, one engine
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image says of itself. `digest` pins it."""
+
+    digest: str
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the attempt lies on the host, and whose it is."""
+
+    key: TaskKey
+    directory: Path
+    home: Path
+    node_id: str
+    keeper: Path
+
+
+def container_name(key: TaskKey) -> str:
+    return f"hivemind-{key.task_id}-{key.attempt}"
+
+
+def labels(place: Place) -> dict[str, str]:
+    return {
+        LABEL_TASK: place.key.task_id,
+        LABEL_ATTEMPT: str(place.key.attempt),
+        LABEL_NODE: place.node_id,
+        LABEL_HOME: str(place.home),
+    }
+
+
+def argv(image: Image, command: tuple[str, ...]) -> tuple[str, ...]:
+    """The entry point, then the task's command or else the image's, as `docker run` has it."""
+    return image.entrypoint + (command or image.command)
+
+
+def environment(
+    image: Image, given: Mapping[str, str], secrets: Mapping[str, str]
+) -> dict[str, str]:
+    """The image's own, then what the assignment gave; nothing of the worker's."""
+    own = dict(line.split("=", 1) for line in image.environment if "=" in line)
+    return {**own, **given, **secrets}
+
+
+def container(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:
+    """The body of Docker's create call."""
+    return {
+        "Image": image.digest,  # pinned: the tag may move
+        "Entrypoint": [KEEPER_AT],
+        "Cmd": [CLAIM_AT],  # the command, its environment and secrets are not for `inspect`
+        "Env": [],
+        "User": f"{TASK_UID}:{TASK_GID}",
+        "Labels": labels(place),
+        "Healthcheck": {"Test": ["NONE"]},  # an image's own would run outside the keeper
+        "StopSignal": image.stop_signal or "SIGTERM",
+        "NetworkDisabled": True,
+        "OpenStdin": False,
+        "Tty": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        "HostConfig": _host(place, image, grant, runtime),
+    }
+
+
+def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:
+    memory = max(grant.memory_bytes, SMALLEST_MEMORY_BYTES)
+    return {
+        "Runtime": runtime,
+        "NetworkMode": "none",
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],  # seccomp: Docker's default profile stays
+        "Privileged": False,
+        "ReadonlyRootfs": True,
+        "IpcMode": "private",
+        "Memory": memory,
+        "MemorySwap": memory,  # equal: no swap, so the limit is exact
+        "CpuPeriod": CPU_PERIOD_US,
+        "CpuQuota": max(int(grant.cpus * CPU_PERIOD_US), 1000),  # the kernel's least is 1 ms
+        "PidsLimit": grant.processes + KEEPER_EXTRA_PIDS,
+        "OomScoreAdj": OOM_SCORE_ADJ,
+        "Ulimits": [
+            {"Name": "core", "Soft": 0, "Hard": 0},  # a core dump would hold secrets
+            {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
+        ],
+        "ShmSize": min(64 * MIB, memory // 2),
+        "Tmpfs": _tmpfs(image, memory // 2),
+        "Mounts": _mounts(place),
+        "LogConfig": {"Type": "none"},  # the keeper writes the log
+        "RestartPolicy": {"Name": "no"},  # a task never runs twice
+        "AutoRemove": False,  # until its end is known
+        "Init": False,  # the keeper is PID 1
+    }
+
+
+def _tmpfs(image: Image, size: int) -> dict[str, str]:
+    """/tmp and the image's own volumes: sized, and counted as the task's memory."""
+    options = f"rw,nosuid,nodev,size={size},mode=1777"
+    paths = ("/tmp", *(v for v in image.volumes if v not in (TASK_AT, OUTPUT_AT, CLAIM_AT)))
+    return dict.fromkeys(paths, options)
+
+
+def _mounts(place: Place) -> list[dict[str, Any]]:
+    """The task's own directories and the keeper; no other path of the host."""
+    return [
+        _bind(place.directory / CLAIM, CLAIM_AT, read_only=False),
+        _bind(place.directory / OUTPUT, OUTPUT_AT, read_only=False),
+        _bind(place.directory / INPUT, TASK_AT, read_only=True),
+        _bind(place.keeper, KEEPER_AT, read_only=True),
+    ]
+
+
+def _bind(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(source),
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": {"Propagation": "rprivate"},
+    }

@@ -1,0 +1,164 @@
+"""`lib/executor.db`: every task's phases and the history, for the page and the command line.
+
+An index only: the directories are the record. A thread of its own writes, so that a slow disk
+never stops the beat. A broken database is set aside and begun anew.
+"""
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from shared.messages import HeldTask, PhaseAt, TaskPhase
+from shared.taskdir import Report, TaskKey
+
+log = logging.getLogger("executor")
+
+VERSION = 1
+KEPT_DAYS = 30
+MOST_ROWS = 50_000
+SHOWN_COMMAND = 500  # characters: a command may be megabytes
+
+SCHEMA = """
+CREATE TABLE tasks (
+  task_id TEXT NOT NULL, attempt INTEGER NOT NULL, directory TEXT NOT NULL,
+  phase TEXT NOT NULL, phases TEXT NOT NULL, image TEXT NOT NULL, command TEXT NOT NULL,
+  changed_unix_s REAL NOT NULL, accepted_unix_s REAL, started_unix_s REAL, finished_unix_s REAL,
+  exit_code INTEGER, error TEXT, cause TEXT, run_s REAL, cpu_s REAL, memory_peak_bytes INTEGER,
+  output_bytes INTEGER, output_files INTEGER,
+  PRIMARY KEY (task_id, attempt)
+) WITHOUT ROWID;
+CREATE INDEX tasks_by_time ON tasks (changed_unix_s);
+"""
+UPSERT = """
+INSERT INTO tasks (task_id, attempt, directory, phase, phases, image, command, changed_unix_s,
+  accepted_unix_s, started_unix_s, finished_unix_s, exit_code, error, cause, run_s, cpu_s,
+  memory_peak_bytes, output_bytes, output_files)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (task_id, attempt) DO UPDATE SET
+  phase = excluded.phase, phases = excluded.phases, changed_unix_s = excluded.changed_unix_s,
+  started_unix_s = excluded.started_unix_s, finished_unix_s = excluded.finished_unix_s,
+  exit_code = excluded.exit_code, error = excluded.error, cause = excluded.cause,
+  run_s = excluded.run_s, cpu_s = excluded.cpu_s,
+  memory_peak_bytes = excluded.memory_peak_bytes, output_bytes = excluded.output_bytes,
+  output_files = excluded.output_files
+"""
+
+
+class NewerDatabaseError(Exception):
+    """The database was written by a newer version of this program."""
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA busy_timeout = 5000")
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        connection.close()
+        raise NewerDatabaseError(
+            f"{path} has version {found}, this program knows {VERSION}: update it"
+        )
+    if found == 0:
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+        connection.close()
+        raise sqlite3.DatabaseError("quick_check failed")
+    return connection
+
+
+def open_or_set_aside(path: Path) -> sqlite3.Connection:
+    """The database, ready; one that is broken is renamed and made anew."""
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as err:
+        aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
+        log.error("%s is broken (%s): set aside as %s and begun anew", path, err, aside.name)
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open(path)
+
+
+def row(held: HeldTask, accepted_unix_s: float, report: Report | None) -> tuple[object, ...]:
+    """One attempt as the table has it."""
+    phases = json.dumps([[p.phase, p.at_unix_s] for p in held.phases])
+    command = " ".join(held.command)[:SHOWN_COMMAND]
+    head = (
+        held.task_id, held.attempt, held.directory, held.phase, phases, held.image, command,
+        time.time(), accepted_unix_s,
+    )  # fmt: skip
+    if report is None:
+        started = next((p.at_unix_s for p in held.phases if p.phase is TaskPhase.RUNNING), None)
+        return (*head, started, *[None] * 9)
+    return (
+        *head, report.started_unix_s, report.finished_unix_s, report.exit_code, report.error,
+        report.cause, report.run_s, report.cpu_s, report.memory_peak_bytes, report.output_bytes,
+        report.output_files,
+    )  # fmt: skip
+
+
+class Store:
+    """Rows go to a thread; the newest of each attempt is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_or_set_aside(path)
+        self._queue: SimpleQueue[tuple[object, ...] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
+        self._trim()
+        self._thread.start()
+
+    def phases(self) -> dict[TaskKey, tuple[PhaseAt, ...]]:
+        """The phases of the attempts that had not ended, as far as they were written."""
+        rows = self._connection.execute(
+            "SELECT task_id, attempt, phases FROM tasks WHERE finished_unix_s IS NULL"
+        )
+        return {
+            TaskKey(task_id, attempt): tuple(
+                PhaseAt(phase=TaskPhase(phase), at_unix_s=at) for phase, at in json.loads(phases)
+            )
+            for task_id, attempt, phases in rows
+        }
+
+    def put(self, values: tuple[object, ...]) -> None:
+        self._queue.put(values)
+
+    def _trim(self) -> None:
+        oldest = time.time() - KEPT_DAYS * 86400
+        self._connection.execute(
+            "DELETE FROM tasks WHERE changed_unix_s < max(?, ifnull((SELECT changed_unix_s FROM"
+            " tasks ORDER BY changed_unix_s DESC LIMIT 1 OFFSET ?), 0))",
+            (oldest, MOST_ROWS),
+        )
+
+    def _write_all(self) -> None:
+        while (first := self._queue.get()) is not None:
+            self._write([first, *self._more()])
+
+    def _more(self) -> Iterable[tuple[object, ...]]:
+        try:
+            while (values := self._queue.get_nowait()) is not None:
+                yield values
+        except Empty:
+            return
+        self._queue.put(None)  # close() was called: write what there is, then end
+
+    def _write(self, rows: list[tuple[object, ...]]) -> None:
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(UPSERT, rows)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as err:  # a full disk: the directories still have it all
+            log.error("history: %d rows were not written: %s", len(rows), err)
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(5)
+        self._connection.close()

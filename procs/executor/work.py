@@ -1,0 +1,402 @@
+"""The jobs: what an instruction does, blocking, in a thread. Each returns an Outcome.
+
+Every one can be killed at any point and done again: what it finds on disk and in the engine
+decides, and the claim (see claim.py) settles whether a start took effect.
+"""
+
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from procs.executor import cgroup
+from procs.executor.attempt import Attempt, Outcome
+from procs.executor.claim import AlreadyRanError, Start, settle, write_claim
+from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
+from procs.executor.core import Event
+from procs.executor.engine import (
+    Engine,
+    EngineAwayError,
+    EngineRefusedError,
+    NotThereError,
+)
+from procs.executor.prepare import BLOBS, InputError, lay_out, missing
+from procs.executor.quota import Grant
+from procs.executor.run_record import RunRecord, parse_run
+from procs.executor.sandbox import (
+    TASK_GID,
+    TASK_UID,
+    Image,
+    Place,
+    argv,
+    container,
+    container_name,
+    environment,
+)
+from procs.executor.verdict import NEVER_RAN, Failure, Loss, Stop, Verdict, judge
+from shared.files import remove_tree, write_atomic
+from shared.messages import TaskPhase
+from shared.taskdir import (
+    CLAIM,
+    INPUT,
+    OUTPUT,
+    REPORT,
+    RUN,
+    SECRETS,
+    Report,
+    write_record,
+)
+
+log = logging.getLogger("executor")
+
+STOP = "stop"  # in the attempt's directory: that we told it to end, and why
+MOST_REFUSALS = 3  # a start that the engine refuses so often is the node's fault
+MOST_RECORD_BYTES = 65536
+
+
+class AbandonedError(Exception):
+    """The attempt was stopped while it was prepared."""
+
+
+class ImageError(Exception):
+    """The image is not there and could not be pulled."""
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def read_run(directory: Path) -> RunRecord:
+    """The run record as far as it is written."""
+    try:
+        with (directory / RUN).open("rb") as file:
+            return parse_run(file.read(MOST_RECORD_BYTES))
+    except FileNotFoundError:
+        return RunRecord(None, None, None)
+
+
+def read_stop(directory: Path) -> Stop | None:
+    try:
+        return msgspec.json.decode((directory / STOP).read_bytes(), type=Stop)
+    except FileNotFoundError:
+        return None
+    except ValueError as err:
+        log.error("%s can't be read: %s", directory / STOP, err)
+        return None
+
+
+def write_stop(directory: Path, stop: Stop) -> None:
+    write_atomic(directory / STOP, msgspec.json.encode(stop))
+
+
+class Work:
+    """The jobs of one worker; safe in any thread, since each lane has one job at a time."""
+
+    def __init__(self, engine: Engine, home: Path, keeper: Path, runtime: str) -> None:
+        self._engine = engine
+        self._home = home
+        self._keeper = keeper
+        self._runtime = runtime
+        self.node_id = ""
+
+    # -------------------------------------------------------------- prepare
+
+    def prepare(self, attempt: Attempt) -> Outcome:
+        """Image, inputs, claim, container."""
+        granted = attempt.grant
+        if granted is None:
+            raise ValueError(f"{attempt.key.directory} was given no resources")
+        try:
+            image, pull_s = self._image(attempt)
+            if missing(attempt.directory, attempt.spec):
+                return Outcome(Event.INPUTS_MISSED, detail="waiting for its input", pull_s=pull_s)
+            lay_out(attempt.directory, attempt.spec, granted.disk_bytes)
+            return self._make_container(attempt, image, granted, pull_s)
+        except AbandonedError:
+            return Outcome(Event.PREPARE_FAILED)  # ignored: the stop has decided
+        except ImageError as err:
+            return _failed("image", str(err))
+        except InputError as err:
+            return _failed("input", str(err))
+        except EngineAwayError as err:
+            return Outcome(Event.ENGINE_LOST, detail=str(err))
+        except EngineRefusedError as err:
+            return _failed("node", f"the container could not be made: {err}")
+        except AlreadyRanError as err:
+            return _failed("node", f"it ran, and its record can't be read: {err}")
+        except OSError as err:
+            return _failed("node", f"its directories could not be made: {err}")
+
+    def _image(self, attempt: Attempt) -> tuple[Image, float]:
+        name = attempt.spec.image
+        with suppress(NotThereError):
+            return self._engine.image(name), attempt.pull_s
+        began_s = time.monotonic()
+        try:
+            self._engine.pull(name, lambda text: _note_progress(attempt, text))
+            image = self._engine.image(name)
+        except EngineRefusedError as err:
+            raise ImageError(f"image {name} could not be pulled: {err}") from err
+        finally:
+            attempt.progress = ""
+        return image, time.monotonic() - began_s
+
+    def _make_container(
+        self, attempt: Attempt, image: Image, granted: Grant, pull_s: float
+    ) -> Outcome:
+        words = argv(image, attempt.spec.command)
+        if not words:
+            return _failed("start", f"image {attempt.spec.image} has no command, nor has the task")
+        place = Place(attempt.key, attempt.directory, self._home, self.node_id, self._keeper)
+        self._make_output(attempt.directory / OUTPUT)
+        if attempt.may_have_container:
+            self._engine.remove(container_name(attempt.key))
+        body = container(place, image, granted, self._runtime)
+        start = self._start(attempt, image, words, granted)
+        return Outcome(
+            Event.PREPARED,
+            container_id=self._create(attempt, body, start),
+            image_digest=image.digest,
+            stop_signal=image.stop_signal or "SIGTERM",
+            pull_s=pull_s,
+        )
+
+    def _make_output(self, output: Path) -> None:
+        """Empty: nothing that ran has written there yet."""
+        remove_tree(output)
+        output.mkdir(mode=0o755)
+        output.chmod(0o755)
+        _give_to_task(output)
+
+    def _start(
+        self, attempt: Attempt, image: Image, words: tuple[str, ...], granted: Grant
+    ) -> Start:
+        spec = attempt.spec
+        secrets: dict[str, str] = {}
+        if spec.secret_names:
+            secrets = json.loads((attempt.directory / SECRETS).read_bytes())
+        return Start(
+            argv=words,
+            environment=environment(image, spec.environment, secrets),
+            log_limit_bytes=spec.log_limit_bytes,
+            file_limit_bytes=granted.disk_bytes,
+        )
+
+    def _create(self, attempt: Attempt, body: dict[str, object], start: Start) -> str:
+        """Make the claim and the container; one of that name that never ran is replaced."""
+        name = container_name(attempt.key)
+        write_claim(attempt.directory, start, TASK_UID, TASK_GID)
+        try:
+            return self._engine.create(name, body)
+        except EngineRefusedError:
+            if not settle(attempt.directory):
+                raise
+            self._engine.remove(name)
+        write_claim(attempt.directory, start, TASK_UID, TASK_GID)
+        return self._engine.create(name, body)
+
+    # -------------------------------------------------------------- run
+
+    def start(self, attempt: Attempt) -> Outcome:
+        """Start it. Unanswered or refused: the claim says whether it ran."""
+        try:
+            self._engine.start(attempt.container_id)
+        except (EngineAwayError, EngineRefusedError) as err:
+            return self.settled(attempt, str(err), refused=isinstance(err, EngineRefusedError))
+        return Outcome()
+
+    def settled(self, attempt: Attempt, why: str, *, refused: bool) -> Outcome:
+        """Take the claim back: it never ran. If a keeper has it, only the record can say more."""
+        if not settle(attempt.directory):
+            return Outcome()
+        if refused and attempt.refusals + 1 >= MOST_REFUSALS:
+            return _failed("node", f"its container could not be started: {why}")
+        return Outcome(Event.NEVER_RAN, detail=f"will be started again: {why}", refused=refused)
+
+    def stop(self, attempt: Attempt) -> Outcome:
+        """Put the decision on disk, then ask it to end with the image's own signal."""
+        if attempt.stop is not None:
+            write_stop(attempt.directory, attempt.stop)
+        if settle(attempt.directory):
+            return Outcome(Event.NEVER_RAN)
+        signal = attempt.stop_signal
+        try:
+            signal = signal or self._engine.stop_signal(attempt.container_id)
+        except (EngineAwayError, EngineRefusedError):
+            signal = "SIGTERM"
+        self.signal(attempt, signal)
+        return Outcome(stop_signal=signal)
+
+    def signal(self, attempt: Attempt, name: str) -> Outcome:
+        """Through the engine or, where it is away or has lost the container, the kernel."""
+        try:
+            self._engine.signal(attempt.container_id, name)
+        except (EngineAwayError, EngineRefusedError) as err:
+            if not cgroup.signal_keeper(attempt.container_id, cgroup.number(name)):
+                return Outcome(detail=f"{name} could not be sent: {err}")
+        return Outcome()
+
+    def kill(self, attempt: Attempt) -> Outcome:
+        """What neither its signal nor the keeper's hard stop has ended."""
+        self.signal(attempt, "SIGKILL")
+        cgroup.kill(attempt.container_id)
+        return Outcome()
+
+    def autopsy(self, attempt: Attempt, *, present: bool) -> Outcome:
+        """Its container does not run: what does that mean?"""
+        record = read_run(attempt.directory)
+        if record.ended or record.failed_errno is not None:
+            return Outcome(Event.ENDED)
+        if cgroup.processes(attempt.container_id):
+            return Outcome()  # the engine is wrong: it runs
+        if record.started is None:
+            return self._never_spoke(attempt)
+        code, out_of_memory = 0, False
+        if present:
+            try:
+                found = self._engine.exit_of(attempt.container_id)
+                code, out_of_memory = found.code, found.out_of_memory
+            except NotThereError:
+                present = False
+            except (EngineAwayError, EngineRefusedError):
+                return Outcome()  # look again when it answers
+        same_boot = record.started.boot_id == boot_id()
+        loss = Loss(same_boot, attempt.engine_lapsed, present, code, out_of_memory)
+        return Outcome(Event.LOST, loss=loss)
+
+    def _never_spoke(self, attempt: Attempt) -> Outcome:
+        """No process and no word of a keeper: its command was not begun, and now never will."""
+        settle(attempt.directory)
+        if attempt.refusals + 1 >= MOST_REFUSALS:
+            return _failed("node", "the keeper of its container ended before it could speak")
+        return Outcome(Event.NEVER_RAN, detail="will be started again", refused=True)
+
+    def disk_use(self, attempt: Attempt) -> Outcome:
+        return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
+
+    # -------------------------------------------------------------- end
+
+    def collect(self, attempt: Attempt) -> Outcome:
+        """Pack the output and write the report. Nothing runs any more, or ever will."""
+        directory = attempt.directory
+        settle(directory)
+        record = read_run(directory)
+        if attempt.stop is not None:
+            write_stop(directory, attempt.stop)
+        cgroup.kill(attempt.container_id)
+        (directory / SECRETS).unlink(missing_ok=True)
+        verdict = judge(record, attempt.stop, attempt.failure, attempt.loss)
+        packed, verdict = self._pack(attempt, record, verdict)
+        report = _report(attempt, record, verdict, packed, self._runtime)
+        write_record(directory / REPORT, report)
+        return Outcome(Event.COLLECTED, report=report)
+
+    def _pack(
+        self, attempt: Attempt, record: RunRecord, verdict: Verdict
+    ) -> tuple[Packed, Verdict]:
+        output, spec = attempt.directory / OUTPUT, attempt.spec
+        if record.started is None:
+            return Packed(), verdict
+        limit = attempt.grant.disk_bytes if attempt.grant else 0
+        try:
+            if limit and disk_use_bytes(output) >= limit:
+                raise TooLargeError(f"it used its whole limit of disk, {limit} bytes")
+            return pack(
+                attempt.directory, output, spec.output_globs, spec.output_limit_bytes
+            ), verdict
+        except TooLargeError as err:
+            full = Verdict(TaskPhase.OUT_OF_DISK, verdict.exit_code, "", str(err))
+            return Packed(), full
+        except OSError as err:
+            sentence = f"its output could not be packed: {err}"
+            return Packed(), Verdict(TaskPhase.FAILED, verdict.exit_code, "node", sentence)
+
+    def clean(self, attempt: Attempt) -> Outcome:
+        """Container and directories go; log, archive and report stay."""
+        cgroup.kill(attempt.container_id)
+        try:
+            if attempt.may_have_container or attempt.container_id:
+                self._engine.remove(container_name(attempt.key))
+        except (EngineAwayError, EngineRefusedError) as err:
+            return Outcome(Event.ENGINE_LOST, detail=f"its container is not removed yet: {err}")
+        for name in (CLAIM, INPUT, OUTPUT, BLOBS):
+            remove_tree(attempt.directory / name)
+        return Outcome(Event.CLEANED)
+
+
+def _failed(cause: str, sentence: str) -> Outcome:
+    return Outcome(Event.PREPARE_FAILED, failure=Failure(cause, sentence))
+
+
+def _note_progress(attempt: Attempt, text: str) -> None:
+    attempt.progress = text
+    if attempt.abandoned.is_set():
+        raise AbandonedError
+
+
+def _give_to_task(path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, TASK_UID, TASK_GID)
+    else:
+        path.chmod(0o777)  # not root: the home's own mode keeps others out
+
+
+def _report(
+    attempt: Attempt, record: RunRecord, verdict: Verdict, packed: Packed, runtime: str
+) -> Report:
+    spec, started, ended = attempt.spec, record.started, record.ended
+    now_unix_s = time.time()
+    finished = ended.unix_ns / 1e9 if ended else now_unix_s
+    run_s = max((ended.monotonic_ns - started.monotonic_ns) / 1e9, 0) if started and ended else 0
+    cpu_s = ended.cpu_ns / 1e9 if ended and ended.cpu_ns is not None else None
+    prepared = attempt.entered_unix_s(TaskPhase.PREPARING)
+    began = started.unix_ns / 1e9 if started else None
+    ran_how_long = began if began is not None else now_unix_s
+    return Report(
+        task_id=spec.task_id,
+        attempt=spec.attempt,
+        phase=verdict.phase,
+        exit_code=verdict.exit_code if started else NEVER_RAN,
+        error=verdict.sentence,
+        cause=verdict.cause,
+        accepted_unix_s=spec.accepted_unix_s,
+        started_unix_s=began,
+        finished_unix_s=max(finished, began or 0),
+        pull_s=attempt.pull_s,
+        prepare_s=max(ran_how_long - prepared, 0) if prepared else 0,
+        run_s=run_s,
+        cpu_s=cpu_s,
+        cpu_pct_average=_cpu_pct(cpu_s, run_s, attempt.grant),
+        memory_peak_bytes=ended.memory_peak_bytes if ended else None,
+        memory_pct_average=_memory_pct(attempt, record),
+        image_digest=attempt.image_digest,
+        runtime=runtime,
+        oom_kills=(ended.oom_kills or 0) if ended else 0,
+        output_sha256=packed.sha256,
+        output_bytes=packed.size_bytes,
+        output_files=packed.files,
+        log_bytes_dropped=ended.log_dropped_bytes if ended else 0,
+        phases=attempt.phases,
+        image=spec.image,
+        command=attempt.held().command,
+    )
+
+
+def _cpu_pct(cpu_s: float | None, run_s: float, granted: Grant | None) -> float:
+    if not cpu_s or not run_s or granted is None:
+        return 0.0
+    return round(min(100 * cpu_s / (run_s * granted.cpus), 100.0), 3)
+
+
+def _memory_pct(attempt: Attempt, record: RunRecord) -> float:
+    """The mean of the samples; of a task that was shorter than a sample, its peak."""
+    if attempt.memory_samples:
+        return round(attempt.memory_sum_pct / attempt.memory_samples, 3)
+    peak = record.ended.memory_peak_bytes if record.ended else None
+    if not peak or attempt.grant is None:
+        return 0.0
+    return round(min(100 * peak / attempt.grant.memory_bytes, 100.0), 3)

@@ -1,0 +1,275 @@
+"""The executor process on a real engine: what becomes of tasks, also when it is killed."""
+
+import hashlib
+import io
+import os
+import tarfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from shared.messages import TaskPhase
+from shared.taskdir import MIB, InputSpec, TaskKey
+from tests.fakes.executor_alone import ExecutorAlone, task
+from tests.system.engine.private import PrivateEngine
+
+pytestmark = pytest.mark.docker
+
+KEPT = {"spec", "report", "log", "run"}
+ASLEEP = ("sh", "-c", "echo up; sleep 300")
+DEAF = ("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
+
+
+@pytest.fixture(scope="module")
+def executor(engine: PrivateEngine) -> Iterator[ExecutorAlone]:
+    """One for all tests of this file: they differ in their tasks' names."""
+    assert engine.task_image
+    alone = ExecutorAlone(engine.host).start()
+    yield alone
+    alone.stop()
+
+
+def count_to(tenths: int) -> str:
+    """A line each tenth of a second."""
+    return f"i=0; while [ $i -lt {tenths} ]; do echo $i; sleep 0.1; i=$((i+1)); done"
+
+
+def is_up(executor: ExecutorAlone, key: TaskKey) -> None:
+    executor.wait(lambda: b"up" in executor.output(key), f"{key} up")
+
+
+def test_a_task_runs_and_nothing_is_left(executor: ExecutorAlone) -> None:
+    data = b"input\n"
+    inputs = (InputSpec(path="in/x.txt", size_bytes=6, sha256=hashlib.sha256(data).hexdigest()),)
+    code = (
+        "cat /task/in/x.txt; echo err >&2; cp /task/in/x.txt /output/y; mkdir /output/d;"
+        " echo $PLAIN $HIDDEN | wc -c; id -u; touch /task/no || echo read-only"
+    )
+    key = executor.assign(
+        task("sh", "-c", code, name="plain", inputs=inputs, environment={"PLAIN": "p"}),
+        secrets={"HIDDEN": "s3cret-value"},
+        blobs=(data,),
+    )
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code, report.error) == (TaskPhase.SUCCEEDED, 0, "")
+    assert executor.output(key) == b"input\n15\n65534\nread-only\n"
+    assert executor.output(key, 2).startswith(b"err\n")
+    with tarfile.open(executor.directory(key) / "output.tar.gz") as archive:
+        assert archive.getnames() == ["y"]
+    assert [p.phase for p in report.phases] == ["accepted", "preparing", "running", "collecting"]
+    assert report.accepted_unix_s < (report.started_unix_s or 0) < report.finished_unix_s
+    executor.wait_released(key)
+    left = {p.name for p in executor.directory(key).iterdir()}
+    assert left == KEPT | {"output.tar.gz"}
+    assert executor.containers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "phase", "code", "cause", "error"),
+    [
+        ("three", ("sh", "-c", "exit 3"), "failed", 3, "exit", "the command exited 3"),
+        ("killed", ("sh", "-c", "kill -9 $$"), "failed", 137, "exit", "killed by signal 9"),
+        ("255", ("sh", "-c", "exit 255"), "failed", 255, "exit", "exited 255"),
+        ("not-there", ("/no/such",), "failed", 127, "exit", "exited 127"),
+    ],
+)
+def test_ends(
+    executor: ExecutorAlone,
+    name: str,
+    command: tuple[str, ...],
+    phase: str,
+    code: int,
+    cause: str,
+    error: str,
+) -> None:
+    report = executor.wait_report(executor.assign(task(*command, name=name)))
+    assert (report.phase, report.exit_code, report.cause) == (phase, code, cause)
+    assert error in report.error
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "error"),
+    [
+        ("nothing", "/no/such", "the command could not be started: No such file or directory"),
+        ("folder", "/tmp", "the command could not be started: Permission denied"),
+    ],
+)
+def test_what_cannot_be_executed_never_ran(
+    executor: ExecutorAlone, name: str, command: str, error: str
+) -> None:
+    empty = io.BytesIO()
+    tarfile.open(fileobj=empty, mode="w").close()
+    executor.docker.import_image_from_data(empty.getvalue(), repository="hivemind-test-bare")
+    report = executor.wait_report(
+        executor.assign(task(command, name=name, image="hivemind-test-bare"))
+    )
+    assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "start")
+    assert report.error == error
+
+
+def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
+    key = executor.assign(task("true", name="no-image", image="missing.invalid/none:1"))
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "image")
+    assert "image missing.invalid/none:1 could not be pulled" in report.error
+    assert report.started_unix_s is None
+
+
+def test_out_of_memory(executor: ExecutorAlone) -> None:
+    eat = ("python3", "-c", "x=[]\nwhile 1: x.append(bytearray(1<<20))")
+    report = executor.wait_report(executor.assign(task(*eat, name="oom", memory_bytes=48 * MIB)))
+    assert (report.phase, report.exit_code) == ("out_of_memory", 137)
+    assert report.oom_kills >= 1
+
+
+def test_a_child_that_is_killed_for_memory_is_no_state(executor: ExecutorAlone) -> None:
+    code = (
+        "import os\np=os.fork()\nif not p:\n x=[]\n while 1: x.append(bytearray(1<<20))\n"
+        "os.wait(); print('child gone')"
+    )
+    key = executor.assign(task("python3", "-c", code, name="oom-child", memory_bytes=48 * MIB))
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code) == ("succeeded", 0)
+    assert report.oom_kills >= 1
+
+
+def test_a_timeout_ends_it_with_its_output(executor: ExecutorAlone) -> None:
+    code = ("sh", "-c", "echo half > /output/half; echo up; sleep 300")
+    report = executor.wait_report(executor.assign(task(*code, name="timeout", timeout_s=2)))
+    assert (report.phase, report.exit_code) == ("timed_out", 143)
+    assert report.output_files == 1
+    assert "timeout of 2 s" in report.error
+
+
+def test_what_ignores_its_signal_is_stopped_hard_with_its_log(executor: ExecutorAlone) -> None:
+    key = executor.assign(task(*DEAF, name="deaf", stop_grace_s=1))
+    is_up(executor, key)
+    executor.cancel(key)
+    report = executor.wait_report(key, 20)
+    assert (report.phase, report.exit_code) == ("cancelled", 137)
+    assert executor.output(key) == b"up\n"
+
+
+def test_a_cancel_before_the_start_means_it_never_ran(executor: ExecutorAlone) -> None:
+    spec = task("sh", "-c", "echo ran", name="early")
+    executor.wanted[spec.key] = executor.stopped(spec.key)
+    key = executor.assign(spec, want=False)
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code) == ("cancelled", -1)
+    assert executor.output(key) == b""
+
+
+def test_a_full_output_is_out_of_disk_while_it_runs(executor: ExecutorAlone) -> None:
+    code = "i=0; while :; do head -c 1000000 /dev/zero > /output/$i; i=$((i+1)); done"
+    key = executor.assign(task("sh", "-c", code, name="disk", disk_bytes=20 * MIB))
+    report = executor.wait_report(key)
+    assert report.phase == "out_of_disk"
+    assert "disk" in report.error
+    assert report.output_sha256 == ""
+
+
+def test_an_input_comes_late(executor: ExecutorAlone) -> None:
+    data = b"late"
+    inputs = (InputSpec(path="x", size_bytes=4, sha256=hashlib.sha256(data).hexdigest()),)
+    key = executor.assign(task("cat", "/task/x", name="late", inputs=inputs))
+    executor.wait_phase(key, "preparing")
+    blobs = executor.directory(key) / "blobs"
+    (blobs / "0.part").write_bytes(data)
+    (blobs / "0.part").rename(blobs / "0")
+    assert executor.wait_report(key).phase == "succeeded"
+    assert executor.output(key) == b"late"
+
+
+def test_an_input_that_differs_is_its_cause(executor: ExecutorAlone) -> None:
+    inputs = (InputSpec(path="x", size_bytes=4, sha256="00" * 32),)
+    key = executor.assign(task("true", name="forged", inputs=inputs), blobs=(b"data",))
+    report = executor.wait_report(key)
+    assert (report.phase, report.cause, report.exit_code) == ("failed", "input", -1)
+
+
+def test_secrets_are_nowhere_when_it_has_ended(executor: ExecutorAlone) -> None:
+    secret = "s3cret-" + os.urandom(8).hex()
+    key = executor.assign(task(*ASLEEP, name="secret"), secrets={"HIDDEN": secret})
+    is_up(executor, key)
+    assert secret not in str(executor.inspect(key))
+    executor.cancel(key)
+    executor.wait_report(key)
+    for path in executor.home.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2, 0.3, 0.4, 0.6])
+def test_killed_anywhere_in_a_start_it_runs_once(executor: ExecutorAlone, delay_s: float) -> None:
+    code = f"echo ran >> /output/ran; {count_to(20)}; exit 7"
+    key = executor.assign(task("sh", "-c", code, name=f"start-{int(delay_s * 1000)}"))
+    executor.wait_phase(key, "preparing")
+    time.sleep(delay_s)  # the point of the kill, not a synchronisation
+    executor.kill()
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code) == ("failed", 7)
+    assert executor.output(key) == b"".join(b"%d\n" % i for i in range(20))
+    with tarfile.open(executor.directory(key) / "output.tar.gz") as archive:
+        file = archive.extractfile("ran")
+        assert file is not None
+        assert file.read() == b"ran\n"
+
+
+def test_killed_in_a_stop_the_reason_is_kept(executor: ExecutorAlone) -> None:
+    key = executor.assign(task(*DEAF, name="stopping", timeout_s=2, stop_grace_s=3))
+    executor.wait(lambda: (executor.directory(key) / "stop").exists(), "a stop on disk")
+    executor.kill()
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code) == ("timed_out", 137)
+
+
+def test_started_a_second_time_it_does_not_run(executor: ExecutorAlone) -> None:
+    """Someone calls Docker's start on the container of a task that ran."""
+    key = executor.assign(task(*ASLEEP, name="twice"))
+    is_up(executor, key)
+    container = executor.inspect(key)["Id"]
+    executor.docker.kill(container, "SIGKILL")  # the keeper: no end is written
+    executor.docker.start(container)
+    executor.docker.wait(container)
+    assert executor.docker.inspect_container(container)["State"]["ExitCode"] == 125
+    report = executor.wait_report(key)
+    assert report.phase == "failed"
+    assert executor.output(key) == b"up\n"
+
+
+def test_a_removed_container_is_said(executor: ExecutorAlone) -> None:
+    key = executor.assign(task(*ASLEEP, name="removed"))
+    is_up(executor, key)
+    executor.docker.remove_container(executor.inspect(key)["Id"], force=True)
+    report = executor.wait_report(key)
+    assert (report.phase, report.cause) == ("failed", "removed")
+
+
+def test_a_broken_database_is_set_aside(executor: ExecutorAlone) -> None:
+    key = executor.assign(task(*ASLEEP, name="database"))
+    is_up(executor, key)
+    pid = executor.pid()
+    executor.kill()
+    for suffix in ("", "-wal", "-shm"):
+        (executor.home / "lib" / f"executor.db{suffix}").write_bytes(b"garbage" * 1000)
+    lib = executor.home / "lib"
+    executor.wait(lambda: list(lib.glob("executor.db.broken-*")), "the broken one set aside")
+    assert executor.pid() != pid
+    executor.cancel(key)
+    assert executor.wait_report(key).phase == "cancelled"
+
+
+def test_the_engine_goes_and_comes_back_under_a_task(
+    engine: PrivateEngine, executor: ExecutorAlone
+) -> None:
+    code = f"{count_to(60)}; exit 5"
+    key = executor.assign(task("sh", "-c", code, name="engine"))
+    executor.wait_phase(key, "running")
+    engine.kill()
+    executor.wait(lambda: not executor.available(), "the engine known to be away")
+    engine.start()
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code) == ("failed", 5)
+    assert executor.output(key) == b"".join(b"%d\n" % i for i in range(60))
+    executor.wait(lambda: executor.available(), "the engine known to be back")
+    executor.wait(lambda: executor.containers() == [], "no container left")

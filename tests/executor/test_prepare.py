@@ -1,0 +1,174 @@
+"""Inputs: verified, and unpacked without a way out."""
+
+import hashlib
+import io
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from procs.executor.prepare import BLOBS, InputError, lay_out, missing
+from shared.taskdir import MIB, InputSpec, Spec
+
+TarEntry = tuple[str, bytes | None, str]  # name, content or None for a folder, link target
+
+
+def tar(*entries: TarEntry, mode: str = "w:gz") -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content, link in entries:
+            info = tarfile.TarInfo(name)
+            if link:
+                info.type, info.linkname = tarfile.SYMTYPE, link
+            elif content is None:
+                info.type = tarfile.DIRTYPE
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content or b""))
+    return raw.getvalue()
+
+
+def zipped(**entries: str) -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return raw.getvalue()
+
+
+class Inputs:
+    """A task's directory with inputs that have come."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.wanted: list[InputSpec] = []
+        (directory / BLOBS).mkdir()
+
+    def add(self, path: str, content: bytes, *, unpack: bool = False, digest: str = "") -> None:
+        (self.directory / BLOBS / str(len(self.wanted))).write_bytes(content)
+        digest = digest or hashlib.sha256(content).hexdigest()
+        self.wanted.append(
+            InputSpec(path=path, size_bytes=len(content), sha256=digest, unpack=unpack)
+        )
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(task_id="t", attempt=1, image="i", inputs=tuple(self.wanted))
+
+    def lay_out(self, limit: int = MIB) -> Path:
+        lay_out(self.directory, self.spec, limit)
+        return self.directory / "input"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    return Inputs(tmp_path)
+
+
+def test_files_lie_where_the_assignment_says(inputs: Inputs) -> None:
+    inputs.add("a.txt", b"one")
+    inputs.add("d/e/b.bin", b"\0\xff")
+    inputs.add("empty", b"")
+    root = inputs.lay_out()
+    assert (root / "a.txt").read_bytes() == b"one"
+    assert (root / "d/e/b.bin").read_bytes() == b"\0\xff"
+    assert (root / "empty").read_bytes() == b""
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "a.txt").stat().st_mode) == 0o644
+
+
+def test_laid_out_twice_is_the_same(inputs: Inputs) -> None:
+    inputs.add("a.txt", b"one")
+    inputs.lay_out()
+    assert [p.name for p in inputs.lay_out().iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(tar(("d", None, ""), ("d/x", b"hi", "")), id="tar.gz"),
+        pytest.param(tar(("./d/x", b"hi", ""), mode="w"), id="tar"),
+        pytest.param(zstandard.compress(tar(("d/x", b"hi", ""), mode="w")), id="tar.zst"),
+        pytest.param(zipped(**{"d/": "", "d/x": "hi"}), id="zip"),
+    ],
+)
+def test_archives_are_unpacked_at_their_path(inputs: Inputs, content: bytes) -> None:
+    inputs.add("here", content, unpack=True)
+    assert (inputs.lay_out() / "here/d/x").read_bytes() == b"hi"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(tar(("../x", b"", "")), "would leave", id="tar, dots"),
+        pytest.param(tar(("/etc/x", b"", "")), "would leave", id="tar, absolute"),
+        pytest.param(zipped(**{"a/../../x": ""}), "would leave", id="zip, dots"),
+        pytest.param(
+            tar(("a", b"", ""), ("a/b", b"", "")), "a file and a folder", id="file as folder"
+        ),
+        pytest.param(b"neither", "can't be unpacked", id="garbage"),
+        pytest.param(tar(("a", b"x" * 5000, ""))[:40], "can't be unpacked", id="cut"),
+        pytest.param(tar(("a", b"x" * (2 * MIB), "")), "larger than", id="bomb"),
+    ],
+)
+def test_a_bad_archive_is_refused(
+    inputs: Inputs, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    inputs.add("z", content, unpack=True)
+    with pytest.raises(InputError, match=reason):
+        inputs.lay_out()
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_written_through_a_link(inputs: Inputs, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    inputs.add("z", tar(("l", None, str(outside)), ("l/x", b"no", "")), unpack=True)
+    root = inputs.lay_out()
+    assert list(outside.iterdir()) == []
+    assert (root / "z/l/x").read_bytes() == b"no"
+
+
+def test_a_link_of_an_archive_is_kept(inputs: Inputs) -> None:
+    inputs.add("z", tar(("l", None, "x"), ("x", b"yes", "")), unpack=True)
+    assert (inputs.lay_out() / "z/l").read_bytes() == b"yes"
+
+
+def test_another_content_is_refused(inputs: Inputs) -> None:
+    inputs.add("a", b"one", digest="00" * 32)
+    with pytest.raises(InputError, match="SHA-256"):
+        inputs.lay_out()
+
+
+def test_another_size_is_refused(inputs: Inputs) -> None:
+    inputs.add("a", b"one")
+    (inputs.directory / BLOBS / "0").write_bytes(b"longer")
+    with pytest.raises(InputError, match="has 6 bytes, the assignment says 3"):
+        inputs.lay_out()
+
+
+def test_a_path_that_is_file_and_folder_is_refused(inputs: Inputs) -> None:
+    inputs.add("a", b"one")
+    inputs.add("a/b", b"two")
+    with pytest.raises(InputError, match="a file and a folder"):
+        inputs.lay_out()
+
+
+def test_what_has_not_come_is_missing_until_it_comes(inputs: Inputs) -> None:
+    inputs.add("a", b"one")
+    blob = inputs.directory / BLOBS / "0"
+    blob.rename(blob.with_suffix(".part"))
+    assert missing(inputs.directory, inputs.spec)
+    blob.with_suffix(".part").rename(blob)
+    assert not missing(inputs.directory, inputs.spec)
+
+
+def test_what_never_comes_says_why(inputs: Inputs) -> None:
+    inputs.add("a", b"one")
+    (inputs.directory / BLOBS / "0").unlink()
+    (inputs.directory / BLOBS / "0.missing").write_text("the master does not have it")
+    with pytest.raises(InputError, match="input 'a': the master does not have it"):
+        missing(inputs.directory, inputs.spec)

@@ -1,0 +1,102 @@
+"""The walls, line by line: what is given to Docker for any task."""
+
+from pathlib import Path
+
+import pytest
+
+from procs.executor.quota import Grant
+from procs.executor.sandbox import Image, Place, argv, container, container_name, environment
+from shared.taskdir import GIB, TaskKey
+
+PLACE = Place(
+    TaskKey("a-b", 2), Path("/h/tasks/a-b.2"), Path("/h"), "node-1", Path("/h/lib/keeper")
+)
+IMAGE = Image(
+    "sha256:1", ("/run.sh",), ("serve",), ("PATH=/bin", "A=image"), ("/data", "/output"), "SIGINT"
+)
+BODY = container(PLACE, IMAGE, Grant(0.5, GIB, GIB, 64), "runc")
+HOST = BODY["HostConfig"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CapDrop", ["ALL"]),
+        ("SecurityOpt", ["no-new-privileges:true"]),
+        ("Privileged", False),
+        ("ReadonlyRootfs", True),
+        ("NetworkMode", "none"),
+        ("IpcMode", "private"),
+        ("Memory", GIB),
+        ("MemorySwap", GIB),
+        ("CpuPeriod", 100_000),
+        ("CpuQuota", 50_000),
+        ("PidsLimit", 65),
+        ("LogConfig", {"Type": "none"}),
+        ("RestartPolicy", {"Name": "no"}),
+        ("AutoRemove", False),
+        ("Runtime", "runc"),
+    ],
+)
+def test_host_configuration(name: str, value: object) -> None:
+    assert HOST[name] == value
+
+
+def test_nothing_else_of_the_host_is_given() -> None:
+    assert not {"Binds", "Devices", "DeviceRequests", "CapAdd", "VolumesFrom", "PidMode"} & set(
+        HOST
+    )
+    assert {m["Target"]: (m["Source"], m["ReadOnly"]) for m in HOST["Mounts"]} == {
+        "/.hivemind": ("/h/tasks/a-b.2/claim", False),
+        "/output": ("/h/tasks/a-b.2/output", False),
+        "/task": ("/h/tasks/a-b.2/input", True),
+        "/.keeper": ("/h/lib/keeper", True),
+    }
+
+
+def test_no_core_dump_and_no_endless_files() -> None:
+    assert {u["Name"]: u["Hard"] for u in HOST["Ulimits"]} == {"core": 0, "nofile": 4096}
+
+
+def test_it_never_runs_as_root_and_shows_no_command_or_environment() -> None:
+    assert BODY["User"] == "65534:65534"
+    assert (BODY["Entrypoint"], BODY["Cmd"], BODY["Env"]) == (["/.keeper"], ["/.hivemind"], [])
+
+
+def test_it_is_killed_before_the_worker() -> None:
+    assert HOST["OomScoreAdj"] > 0
+
+
+def test_tmp_and_the_images_volumes_are_sized_memory() -> None:
+    assert set(HOST["Tmpfs"]) == {"/tmp", "/data"}
+    assert f"size={GIB // 2}" in HOST["Tmpfs"]["/tmp"]
+
+
+def test_it_can_be_found_again() -> None:
+    assert container_name(PLACE.key) == "hivemind-a-b-2"
+    assert BODY["Labels"] == {
+        "hivemind.task": "a-b",
+        "hivemind.attempt": "2",
+        "hivemind.node": "node-1",
+        "hivemind.home": "/h",
+    }
+
+
+def test_the_image_is_pinned_and_keeps_its_stop_signal() -> None:
+    assert (BODY["Image"], BODY["StopSignal"]) == ("sha256:1", "SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param(("x", "y"), ("/run.sh", "x", "y"), id="replaces the image's command"),
+        pytest.param((), ("/run.sh", "serve"), id="the image's own"),
+    ],
+)
+def test_argv(command: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert argv(IMAGE, command) == expected
+
+
+def test_environment_is_the_images_then_the_tasks_and_nothing_else() -> None:
+    found = environment(IMAGE, {"A": "task"}, {"S": "secret"})
+    assert found == {"PATH": "/bin", "A": "task", "S": "secret"}
