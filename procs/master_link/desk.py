@@ -167,8 +167,8 @@ class Desk:
             self._committing.discard(spec.key)
         older = [self._supersede(key, spec.key) for key in supersedes]
         self.attempts[spec.key] = attempt
-        if older or attempt.stop is not None:
-            await self.records.save(*older, attempt)
+        for one in older:  # soon is enough: a start finds the same from the directories
+            self.records.save_later(one)
         self.changed()
         return _accepted(request)
 
@@ -225,8 +225,10 @@ class Desk:
         if ended or (why is not StopReason.FORGOTTEN and not self._can_stop(attempt)):
             return
         attempt.stop, attempt.stop_detail = why, detail
-        await self.records.save(attempt)
-        self.changed()
+        try:
+            await self.records.save(attempt)
+        finally:
+            self.changed()
 
     def _can_stop(self, attempt: Attempt) -> bool:
         return attempt.stop is None and not self.news.phase(attempt.key).is_final
@@ -304,6 +306,12 @@ class Desk:
 
     async def trim(self, now_unix_s: float) -> None:
         """Let go of what was kept for a day, or past the room for it, the oldest first."""
+        try:
+            await self._trim(now_unix_s)
+        except OSError as err:
+            log.warning("what is kept can't be trimmed: %s", err)
+
+    async def _trim(self, now_unix_s: float) -> None:
         await self.records.flush()
         kept = await self.records.run(self.records.store.kept)
         room = KEPT_BYTES

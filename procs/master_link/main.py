@@ -19,12 +19,13 @@ from procs.master_link import core, server_edge, wire
 from procs.master_link.desk import Desk, Standing
 from procs.master_link.disk import Disk
 from procs.master_link.news import READS, News
-from procs.master_link.records import Records
+from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
 from shared.files import write_atomic
 from shared.messages import LinkState, OwnerWant, TaskWant, VpnWant, WantedTask
+from shared.pb import hivemind_pb2 as pb
 
 NAME = "master_link"
 CAPABILITIES: frozenset[str] = frozenset()
@@ -241,9 +242,18 @@ class Link:
                 alerts,
             )
             message.state = wire.NODE_STATES[self._standing.phase]
-            self._reward_last = message.reward
-            self._reward_total = await self._records.run(self._records.store.add_report, message)
-            self.session.report_due.set()
+            await self._store_report(message)
+
+    async def _store_report(self, message: pb.NodeStatusRequest) -> None:
+        while True:
+            try:
+                total = await self._records.run(self._records.store.add_report, message)
+                break
+            except OSError as err:
+                self._log.error("a report can't be stored: %s", err)
+                await asyncio.sleep(FAULT_RETRY_S)
+        self._reward_last, self._reward_total = message.reward, total
+        self.session.report_due.set()
 
     async def _trim(self) -> None:
         while True:

@@ -1,19 +1,23 @@
 """link.db from the event loop: one thread for all of it, so that no fsync stops the beat."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from procs.master_link.core import Attempt
-from procs.master_link.store import Store, row_of
+from procs.master_link.store import Store, StoreFaultError, guarded, row_of
 from shared.taskdir import TaskKey
 
+FAULT_RETRY_S = 5.0
 FLUSH_AFTER_S = 0.25  # a short task's statuses cost one commit with its end, not three
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger("master_link")
 
 
 class Records:
@@ -30,7 +34,7 @@ class Records:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
+        return await loop.run_in_executor(self._pool, lambda: guarded(call, *args, **kwargs))
 
     async def save(self, *attempts: Attempt) -> None:
         """Durable when this returns."""
@@ -47,12 +51,20 @@ class Records:
     async def _flush_later(self) -> None:
         while self._later:
             await asyncio.sleep(FLUSH_AFTER_S)
-            await self.flush()
+            try:
+                await self.flush()
+            except StoreFaultError as err:
+                log.error("%s; tried again", err)
+                await asyncio.sleep(FAULT_RETRY_S)
 
     async def flush(self) -> None:
         """What was left for later is durable when this returns."""
-        attempts, self._later = list(self._later.values()), {}
-        await self.save(*attempts)
+        attempts, self._later = self._later, {}
+        try:
+            await self.save(*attempts.values())
+        except StoreFaultError:
+            self._later = attempts | self._later
+            raise
 
     def unsaved(self, task_id: str) -> dict[TaskKey, Attempt]:
         """What is newer than the database's rows."""

@@ -42,6 +42,7 @@ MISSED_HEARTBEATS = 2  # then the channel is replaced
 STEADY_S = 30.0  # of acknowledged heartbeats: the next failure waits shortly again
 HARDWARE_WAIT_S = 3.0  # for the monitor's and the executor's first word, before registering
 DISCOVER_EVERY = 5  # tries
+REPORT_PATIENCE = 3  # a report is never urgent: its retries begin slower than a delivery's
 ASSIGNMENTS_AT_ONCE = 16  # of up to 16 MiB each, on the channel
 
 log = logging.getLogger("master_link")
@@ -189,7 +190,10 @@ class Session:
     async def _set_trust(self, level: int) -> None:
         if level != self.standing.trust_level:
             self.standing.trust_level = level
-            await self.records.run(self.records.store.set_fact, "trust_level", str(level))
+            try:
+                await self.records.run(self.records.store.set_fact, "trust_level", str(level))
+            except OSError as err:
+                log.error("the trust level is not stored: %s", err)
 
     def _hardware_changed(self) -> bool:
         return self.news.hardware_known and (
@@ -253,7 +257,10 @@ class Session:
     async def _obey(self, master: Master, response: pb.HeartbeatResponse, sent_s: float) -> None:
         self.standing.desired = wire.desired(response.desired_state)
         for ref in response.forget:
-            await self.desk.forget(TaskKey(ref.task_id, ref.attempt))
+            try:
+                await self.desk.forget(TaskKey(ref.task_id, ref.attempt))
+            except OSError as err:
+                log.error("%s.%d is not yet forgotten: %s", ref.task_id, ref.attempt, err)
         if response.reregister or self._hardware_changed():
             await self._register(master)
             self._acknowledged()
@@ -309,17 +316,17 @@ class Session:
 
     async def _answer(self, channel: Channel, message: pb.MasterMessage) -> None:
         answer = pb.NodeMessage()
-        match message.WhichOneof("body"):
-            case "assign":
-                answer.assigned.CopyFrom(await self.desk.assign(message.assign))
-            case "cancel":
-                answer.cancelled.CopyFrom(await self.desk.cancel(message.cancel))
-            case _:
-                return
         try:
+            match message.WhichOneof("body"):
+                case "assign":
+                    answer.assigned.CopyFrom(await self.desk.assign(message.assign))
+                case "cancel":
+                    answer.cancelled.CopyFrom(await self.desk.cancel(message.cancel))
+                case _:
+                    return
             await channel.send(answer)
-        except MasterError as err:
-            log.info("an answer is lost with the channel, the master will ask again: %s", err)
+        except (MasterError, OSError) as err:
+            log.warning("no answer on the channel, the master will ask again: %s", err)
 
     # -------------------------------------------------------------- reports and tasks
 
@@ -329,20 +336,18 @@ class Session:
         store, failures = self.records.store, 0
         while True:
             self.report_due.clear()
-            report = await self.records.run(store.next_report, self.standing.node_id)
-            if report is None:
-                await self.report_due.wait()
-                continue
-            number, body = report
             try:
-                response = await master.report(body)
-            except MasterError as err:
+                report = await self.records.run(store.next_report, self.standing.node_id)
+                if report is None:
+                    await self.report_due.wait()
+                    continue
+                number, body = report
+                await self._reported(number, await master.report(body))
+                failures = 0
+            except (MasterError, OSError) as err:
                 log.warning("a report is not acknowledged: %s", err)
                 failures += 1
-                await asyncio.sleep(core.retry_s(failures + 3, random.random()))
-                continue
-            failures = 0
-            await self._reported(number, response)
+                await asyncio.sleep(core.retry_s(failures + REPORT_PATIENCE, random.random()))
 
     async def _reported(self, number: int, response: pb.NodeStatusResponse) -> None:
         await self.records.run(self.records.store.drop_report, number)
@@ -350,7 +355,8 @@ class Session:
             log.warning("the master has refused a report")
             return
         await self._set_trust(response.trust_level)
-        self.standing.desired = wire.desired(response.desired_state)
+        if response.desired_state != pb.NODE_STATE_UNSPECIFIED:
+            self.standing.desired = wire.desired(response.desired_state)
 
     async def _carry(self, group: asyncio.TaskGroup, master: Master, watch: LogWatch) -> None:
         """A courier for each attempt that the master is owed; none for a forgotten one."""

@@ -7,8 +7,9 @@ and built again. No secret goes in: SQLite keeps deleted bytes. Methods block: c
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from procs.master_link import reports
 from procs.master_link.core import DAY_S, Attempt, Stage
@@ -39,11 +40,18 @@ Row = tuple[str, int, str, float, str, str, str, str, str, float, int, int]
 BUSY_S = 5.0  # a reader of the page holds no lock longer
 REMEMBER_S = 365 * DAY_S  # a delivered attempt is refused as such for so long
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = logging.getLogger("master_link")
 
 
 class StoreError(Exception):
     """link.db is a newer version's."""
+
+
+class StoreFaultError(OSError):
+    """link.db can't be written or read just now: a full disk, above all."""
 
 
 class Store:
@@ -191,6 +199,14 @@ class Store:
 
     def _count_reports(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
+
+
+def guarded(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The call of a Store's method, its errors in our words."""
+    try:
+        return call(*args, **kwargs)
+    except sqlite3.OperationalError as err:
+        raise StoreFaultError(f"link.db: {err}") from err
 
 
 def row_of(attempt: Attempt) -> Row:

@@ -1,0 +1,99 @@
+"""A report's interval: averages, peaks, counters, alerts; and two intervals made one."""
+
+import pytest
+
+from procs.master_link.reports import LONGEST_GAP_S, Meter, first_from, merged
+from shared.messages import Alert, GpuLoad, GpuSample, HostLoad
+from shared.pb import hivemind_pb2 as pb
+
+
+def load(at_s: float, pct: float = 50.0, received: int = 0, free: int = 100) -> HostLoad:
+    return HostLoad(
+        at_s=at_s,
+        cpu_pct=pct,
+        memory_pct=pct,
+        network_received_bytes=received,
+        disk_free_bytes=free,
+    )
+
+
+def close(meter: Meter, now_unix_s: float, now_s: float, *alerts: Alert) -> pb.NodeStatusRequest:
+    return meter.close(now_unix_s, now_s, None, None, alerts)
+
+
+def from_s(report: pb.NodeStatusRequest) -> float:
+    return float(getattr(report, "from").ToNanoseconds() / 1e9)
+
+
+def to_s(report: pb.NodeStatusRequest) -> float:
+    return float(report.to.ToNanoseconds() / 1e9)
+
+
+def test_averages_peaks_and_reward_of_an_interval() -> None:
+    meter = Meter(100.0, 0.0)
+    gpus = (
+        GpuLoad(at_s=1.0, gpus=(GpuSample(index=0, uuid="u", name="n", util_pct=80.0),)),
+    )
+    meter.add(load(1.0, 40.0, free=70), gpus)
+    meter.add(load(2.0, 80.0, free=30), ())
+    meter.add(load(2.0, 99.0), ())  # the same sample again
+    report = close(meter, 130.0, 30.0)
+    assert (from_s(report), to_s(report)) == (100.0, 130.0)
+    assert report.average.cpu_percent == pytest.approx(60.0)
+    assert report.peak.cpu_percent == pytest.approx(80.0)
+    assert (report.average.disk_free_bytes, report.peak.disk_free_bytes) == (50, 30)
+    assert report.average.gpus[0].utilization_percent == pytest.approx(80.0)
+    assert report.reward == 12
+    assert close(meter, 160.0, 60.0).average.cpu_percent == 0.0
+
+
+def test_network_counters_go_on_over_intervals_and_over_a_reset() -> None:
+    meter = Meter(0.0, 0.0)
+    meter.add(load(1.0, received=1000), ())
+    meter.add(load(2.0, received=1500), ())
+    assert close(meter, 30.0, 30.0).average.network_received_bytes == 500
+    meter.add(load(31.0, received=1600), ())
+    meter.add(load(32.0, received=7), ())
+    assert close(meter, 60.0, 60.0).average.network_received_bytes == 107
+
+
+@pytest.mark.parametrize("jump_s", [0.0, -5000.0, 40.0])
+def test_no_gap_and_no_overlap_whatever_the_wall_clock_does(jump_s: float) -> None:
+    meter = Meter(1000.0, 0.0)
+    first = close(meter, 1030.0, 30.0)
+    second = close(meter, 1060.0 + jump_s, 60.0)
+    third = close(meter, 1090.0 + jump_s, 90.0)
+    assert from_s(second) == to_s(first)
+    assert from_s(third) == to_s(second)
+    assert to_s(third) > to_s(second) > to_s(first)
+
+
+def test_a_new_process_goes_on_where_the_last_ended_unless_that_is_long_ago() -> None:
+    assert first_from(1000.0, 1005.0) == 1000.0
+    assert first_from(1000.0, 1000.0 + LONGEST_GAP_S) == 1000.0 + LONGEST_GAP_S
+    assert first_from(0.0, 5.0) == 5.0
+
+
+def test_an_alert_is_told_while_it_lasts_and_once_as_cleared() -> None:
+    meter = Meter(0.0, 0.0)
+    alert = Alert(rule="cpu", subject="host", value=99.0, threshold=90.0, raised_unix_s=3.0)
+    (raised,) = close(meter, 30.0, 30.0, alert).alerts
+    assert not raised.HasField("cleared_at")
+    (cleared,) = close(meter, 60.0, 60.0).alerts
+    assert cleared.cleared_at.ToSeconds() == 60
+    assert not close(meter, 90.0, 90.0).alerts
+
+
+def test_two_intervals_are_one_with_weighted_averages_and_added_rewards() -> None:
+    meter = Meter(0.0, 0.0)
+    meter.add(load(1.0, 90.0, received=0), ())
+    meter.add(load(2.0, 90.0, received=10), ())
+    first = close(meter, 10.0, 10.0)
+    meter.add(load(11.0, 30.0, received=15), ())
+    second = close(meter, 40.0, 40.0)
+    both = merged(first, second)
+    assert (from_s(both), to_s(both)) == (0.0, 40.0)
+    assert both.average.cpu_percent == pytest.approx(45.0)
+    assert both.peak.cpu_percent == pytest.approx(90.0)
+    assert both.average.network_received_bytes == 15
+    assert both.reward == first.reward + second.reward == 25
