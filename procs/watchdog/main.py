@@ -22,7 +22,7 @@ from procs.watchdog.core import (
     too_often,
 )
 from procs.watchdog.events import Bell, take_stdout
-from procs.watchdog.pids import Pids, start_ticks
+from procs.watchdog.pids import Pids, born_s, since_s, start_ticks
 from procs.watchdog.record import RecordFile
 from procs.watchdog.supervisord import Supervisord, SupervisordError
 from procs.watchdog.waker import leave_waker
@@ -56,7 +56,7 @@ class Watchdog:
         self._look_due_s = 0.0
         self._answers = True  # whether supervisord did, the last time
         self._alerts: tuple[str, ...] = ()
-        self._waker = leave_waker(supervisord.path, SHORT_LIFE_S)
+        self._waker = leave_waker(supervisord.path, SHORT_LIFE_S - since_s(born_s(os.getpid())))
 
     def beat(self, now_s: float) -> None:
         signal.alarm(OWN_ALARM_S)

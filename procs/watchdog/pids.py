@@ -16,14 +16,20 @@ def start_ticks(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[START_FIELD])
 
 
+def born_s(pid: int) -> float:
+    """When it began, on CLOCK_BOOTTIME as the kernel counts it."""
+    return start_ticks(pid) / TICKS_PER_S
+
+
+def since_s(born_s: float) -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
+
+
 @dataclass(frozen=True)
 class _Held:
     pid: int
     descriptor: int
-    born_s: float  # of CLOCK_BOOTTIME, as the kernel counts it
-
-    def age_s(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.born_s
+    born_s: float
 
 
 class Pids:
@@ -46,21 +52,19 @@ class Pids:
         except ProcessLookupError:
             return  # died since; supervisord will say so
         try:
-            born_s = start_ticks(pid) / TICKS_PER_S
+            self._held[name] = _Held(pid, descriptor, born_s(pid))
         except OSError:
             os.close(descriptor)
-            return
-        self._held[name] = _Held(pid, descriptor, born_s)
 
     def descriptors(self) -> tuple[int, ...]:
         return tuple(held.descriptor for held in self._held.values())
 
     def take_dead(self, ready: set[int]) -> dict[str, float]:
         """Let go of those whose pidfd is in `ready`: name → seconds that it lived."""
-        dead = {n: held.age_s() for n, held in self._held.items() if held.descriptor in ready}
+        dead = {n: h for n, h in self._held.items() if h.descriptor in ready}
         for name in dead:
             os.close(self._held.pop(name).descriptor)
-        return dead
+        return {name: since_s(held.born_s) for name, held in dead.items()}
 
     def close(self) -> None:
         self.hold({})

@@ -14,13 +14,13 @@ SCRIPT = 'read -r _; exec "$@"'
 CONNECTIONS, BETWEEN_S = 2, 0.02  # supervisord reaps at one wake and starts anew at the next
 
 
-def leave_waker(socket_path: str, short_life_s: float) -> int:
+def leave_waker(socket_path: str, not_within_s: float) -> int:
     """Start the shell; the pipe's end, to be held until death.
 
-    A watchdog that dies within `short_life_s` from now is not woken for: no spinning.
+    A watchdog that dies within `not_within_s` from now is not woken for: no spinning.
     """
     waits, held = os.pipe2(os.O_CLOEXEC)
-    not_before_s = time.monotonic() + short_life_s
+    not_before_s = time.monotonic() + not_within_s
     command = [sys.executable, "-I", "-S", __file__, socket_path, str(not_before_s)]
     os.posix_spawn(
         SHELL,

@@ -169,12 +169,12 @@ def test_a_record_that_cannot_be_written_is_said_and_not_fatal(
     assert "can't be written" in caplog.text
 
 
-def connections_after_death(home: Path, short_life_s: float) -> list[int]:
+def connections_after_death(home: Path, not_within_s: float) -> list[int]:
     """How often somebody connected by the time the waker was gone."""
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(home / "door.sock"))
         door.listen()
-        held = leave_waker(str(home / "door.sock"), short_life_s)
+        held = leave_waker(str(home / "door.sock"), not_within_s)
         waker = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()[-1])
         assert select.select([door], [], [], 0.1)[0] == []  # while we live it is silent
         os.close(held)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from procs.watchdog.core import ALERT_RESTARTS, SILENT_TICKS
-from procs.watchdog.pids import TICKS_PER_S, start_ticks
+from procs.watchdog.pids import born_s, since_s
 from shared.messages import HostLoad, ProcessState, VpnState
 from tests.fakes.supervised import ROOT, Supervised, read_json, supervised, until
 
@@ -28,15 +28,11 @@ def restarts(state: ProcessState) -> dict[str, int]:
 def kill(worker: Supervised, name: str) -> float:
     """SIGKILL it when it has lived for over a second; seconds until another is there."""
     pid = worker.pids()[name]
-    until(lambda: age_s(pid) > 1.2 or None, f"{name} has lived a while")
+    until(lambda: since_s(born_s(pid)) > 1.2 or None, f"{name} has lived a while")
     os.kill(pid, signal.SIGKILL)
     took_s = worker.back(name, pid)
     print(f"{name}: back after {took_s:.3f} s")
     return took_s
-
-
-def age_s(pid: int) -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks(pid) / TICKS_PER_S
 
 
 def test_kill_each_and_it_is_back_while_the_others_stay() -> None:

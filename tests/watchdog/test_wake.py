@@ -13,7 +13,7 @@ from pathlib import Path
 
 from procs.watchdog.core import SHORT_LIFE_S, SILENT_TICKS
 from procs.watchdog.main import EVENTS_PER_BEAT, Watchdog
-from procs.watchdog.pids import TICKS_PER_S, start_ticks
+from procs.watchdog.pids import born_s, since_s
 from procs.watchdog.supervisord import Supervisord
 from shared.bus import Beats, Bus
 from shared.messages import TaskState, VpnState
@@ -68,17 +68,13 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def age_s(pid: int) -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks(pid) / TICKS_PER_S
-
-
 def ready(guard: Watchdog) -> set[int]:
     return set(select.select(list(guard.descriptors()), [], [], 5)[0])
 
 
 def test_a_death_after_a_while_asks_supervisord_at_once(home: Path) -> None:
     with child() as process, watchdog(home, {"vpn": process.pid}) as (guard, door, _):
-        until(lambda: age_s(process.pid) > SHORT_LIFE_S or None, "it has lived a while")
+        until(lambda: since_s(born_s(process.pid)) > SHORT_LIFE_S or None, "it has lived a while")
         guard.beat(time.monotonic())
         assert door.asked == [LIST]
         process.kill()
