@@ -28,6 +28,7 @@ POWERLESS = (
     "--no-new-privs",
     "--inh-caps=-all",
     "--bounding-set=-all",
+    "--pdeathsig=KILL",  # a change of user clears unshare's own
 )
 KEEPER = ("/mnt/keeper", "/mnt/claim")
 HOSTILE, CLAIM, TMP = "/mnt/hostile", "/mnt/claim", "/mnt/tmp"  # as the command sees them
@@ -91,7 +92,7 @@ class Attempt:
 
     def close(self) -> None:
         for process in self.processes:
-            process.kill()  # --kill-child takes the keeper with it, and its namespace
+            process.kill()  # the keeper dies with it, and its namespace
             process.communicate()
 
 

@@ -267,3 +267,10 @@ def test_sigpwr_from_inside_is_only_forwarded(attempt: Attempt) -> None:
 def test_a_fault_signal_from_inside_is_not_forwarded(attempt: Attempt) -> None:
     attempt.claim(["sh", "-c", "kill -SEGV 1; kill -ABRT 1; kill -USR1 1; sleep 60"])
     assert attempt.run() == 128 + signal.SIGUSR1
+
+
+def test_a_test_that_stops_early_leaves_no_keeper(attempt: Attempt) -> None:
+    attempt.claim([HOSTILE, "ignore"])
+    pid = attempt.keeper_pid(attempt.start())
+    attempt.close()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
