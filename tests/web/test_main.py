@@ -133,6 +133,30 @@ def test_a_page_that_is_closed_is_forgotten(serving: Serving) -> None:
     wait_for(lambda: streams() == 0, "no connection is left")
 
 
+def test_logs_are_read_only_while_a_page_is_open(
+    serving: Serving, beating: Beating, home: Path, task_log: Callable[[str], KeeperLog]
+) -> None:
+    task_log("train.1").write(b"hello\n")
+    beating.tasks = (running_task(),)
+
+    def readers() -> int:
+        log = str(home / "tasks" / "train.1" / "log")
+        return sum(_target(link) == log for link in Path("/proc/self/fd").iterdir()) - 1
+
+    with events(serving.settings.web_port) as stream:
+        said = next(body for name, body in stream if name == "log")
+        assert said == {"task": "train.1", "fresh": True, "parts": [[1, "hello\n"]]}
+        assert readers() == 1
+    wait_for(lambda: readers() == 0, "the log is closed")
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
+
+
 def test_the_owners_wish_is_on_disk_and_on_the_bus(serving: Serving, home: Path) -> None:
     port = serving.settings.web_port
     assert post(port, "/owner", b'{"wish":"draining"}')[0] == 200
