@@ -94,6 +94,7 @@ class Attempt:
         for process in self.processes:
             process.kill()  # the keeper dies with it, and its namespace
             process.communicate()
+        self.processes.clear()
 
 
 def read_all(path: Path, sequence: int = 0) -> list[LogRecord]:

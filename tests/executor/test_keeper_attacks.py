@@ -71,7 +71,7 @@ def test_a_sealed_claim_takes_nothing_from_the_command(attempt: Attempt) -> None
 
 
 def test_limits_put_on_the_keeper_harm_only_its_own_task(attempt: Attempt) -> None:
-    attempt.claim(["sh", "-c", "prlimit --pid 1 --fsize=1 && echo lost; exit 4"])
+    attempt.claim(["sh", "-c", "prlimit --pid 1 --fsize=1 && echo lost; sleep 0.2; exit 4"])
     assert attempt.run() == 4
     record = attempt.record
     assert record.started is not None

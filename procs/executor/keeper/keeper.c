@@ -624,6 +624,11 @@ static int is_fault(uint32_t signal) {
            signal == SIGTRAP || signal == SIGSYS || signal == SIGABRT;
 }
 
+/* The kernel's word on what the keeper itself did: a limit that the command put on it. */
+static int is_our_own(const struct signalfd_siginfo *info) {
+    return info->ssi_code > 0 || (info->ssi_code == SI_USER && info->ssi_pid == 1);
+}
+
 static void handle_signal(struct keeper *keeper, const struct signalfd_siginfo *info) {
     /* kill() from outside our pid namespace shows pid 0; sigqueue() could forge it, not SI_USER. */
     int outside = info->ssi_code == SI_USER && info->ssi_pid == 0;
@@ -631,7 +636,7 @@ static void handle_signal(struct keeper *keeper, const struct signalfd_siginfo *
     if (info->ssi_signo == SIGPWR && outside) {
         if (!keeper->hard_stop_ns) keeper->hard_stop_ns = clock_ns(CLOCK_MONOTONIC) + LAST_REAP_NS;
         kill(-1, SIGKILL);
-    } else if (keeper->command && (outside || !is_fault(info->ssi_signo))) {
+    } else if (keeper->command && (outside || (!is_our_own(info) && !is_fault(info->ssi_signo)))) {
         kill(keeper->command, (int)info->ssi_signo);
     }
 }
