@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from procs.master.task_records import Key
@@ -51,7 +51,21 @@ class Files:
     # -------------------------------------------------------------- inputs
 
     def has_input(self, sha256: str) -> bool:
-        return self._input(sha256).exists()
+        """True also means: it stays for the task that is about to name it."""
+        try:
+            os.utime(self._input(sha256))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def drop_unused(self, named: Container[str], before_unix_s: float) -> int:
+        """Delete old inputs that are not named, and old halves of files."""
+        inputs = (path for path in self._inputs.iterdir() if path.name not in named)
+        halves = self._outputs.glob("*.part")
+        old = [p for p in (*inputs, *halves) if p.stat().st_mtime < before_unix_s]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
 
     def input_size(self, sha256: str) -> int | None:
         try:
@@ -172,12 +186,6 @@ class Output:
         self._part.replace(self.path)
         sync_directory(self.path.parent)
         return True
-
-    def chunks(self) -> Iterator[bytes]:
-        offset = 0
-        while data := _chunk(self.path, offset):
-            yield data
-            offset += len(data)
 
 
 def _chunk(path: Path, offset: int) -> bytes | None:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from procs.master import core
+from procs.master import core, housekeeping
 from procs.master.bells import Bells
 from procs.master.database import Database, open_database
 from procs.master.dispatcher import Dispatcher
@@ -90,7 +90,7 @@ async def _serving(
     server = grpc.aio.server(options=SERVER_OPTIONS)
     grpc_address = await _start_grpc(server, settings.listen, nodes, tasks)
     api = Api(database, files, workers, dispatcher, bells, grpc_address)
-    loop = asyncio.create_task(dispatcher.run())
+    loop = asyncio.create_task(_run(dispatcher, housekeeping.run(database, files)))
     try:
         async with _http(settings.http, api) as http_address:
             yield Addresses(grpc_address, f"http://{http_address}", loop)
@@ -116,6 +116,13 @@ async def serve(settings: Settings) -> None:
         log.info("stopping")
         if addresses.loop.done():
             addresses.loop.result()  # raises what ended it: whoever started us starts us again
+
+
+async def _run(dispatcher: Dispatcher, tidying: Coroutine[None, None, None]) -> None:
+    """Both, until one fails."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.run())
+        group.create_task(tidying)
 
 
 async def _start_grpc(

@@ -114,6 +114,11 @@ def report(connection: sa.Connection, request: pb.NodeStatusRequest) -> Row | No
     return row
 
 
+def drop_reports(connection: sa.Connection, before_unix_s: float) -> None:
+    before_ns = int(before_unix_s * 1e9)
+    connection.execute(REPORTS.delete().where(REPORTS.c.to_unix_ns < before_ns))
+
+
 def last_report(connection: sa.Connection, node_id: str) -> bytes | None:
     query = (
         sa.select(REPORTS.c.body)

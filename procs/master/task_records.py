@@ -93,6 +93,11 @@ def live_tasks(connection: sa.Connection) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
+def specs(connection: sa.Connection) -> list[bytes]:
+    """The specs of the tasks that have not ended."""
+    return list(connection.execute(sa.select(TASKS.c.spec).where(TASKS.c.state == 0)).scalars())
+
+
 def live(connection: sa.Connection) -> list[Row]:
     """Every live attempt, with what its task asks for."""
     columns = (TASKS.c.priority, TASKS.c.demand, TASKS.c.submitted_unix_s, TASKS.c.cancel_reason)
