@@ -10,7 +10,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from procs.master import node_records, task_records
+from procs.master.core import Demand
+from procs.master.database import open_database
 from procs.master.main import Addresses
+from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
 from tests.fakes.running_master import Http, with_master
 from tests.fakes.toy_worker import Play, ToyWorker, chunk
@@ -379,6 +383,38 @@ def test_a_cancelled_task_that_its_node_does_not_know_has_ended(tmp_path: Path) 
         assert (await http.task("t"))["state"] == "cancelled"
 
     with_worker(tmp_path, scenario)
+
+
+def test_a_task_that_was_interrupted_while_cancelled_is_not_tried_again(tmp_path: Path) -> None:
+    async def scenario(_: Addresses, http: Http, worker: ToyWorker) -> None:
+        request = await given(worker, http)
+        await http.cancel("t")
+        play = Play(state=pb.TASK_STATE_FAILED, exit_code=-1, cause=pb.FAILURE_CAUSE_NODE)
+        await worker.deliver(request, play)
+        task = await http.task("t")
+        assert (task["state"], task["attempt"]) == ("failed", 1)
+
+    with_worker(tmp_path, scenario)
+
+
+def test_a_task_that_was_cancelled_while_it_was_offered_ends_with_the_refusal(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        database = open_database(tmp_path / "master.db")
+        run, key = database.run, Key("t", 1)
+        join = pb.NodeRegistrationRequest(node_id="n")
+        await run(node_records.register, join, 0, 1.0)
+        await run(task_records.submit, pb.TaskAssignmentRequest(task_id="t"), Demand(), 1.0)
+        await run(task_records.offer, key, "n")
+        await run(task_records.cancel, "t", "enough", 2.0)
+        await run(task_records.put_off, key, "n", 3.0)
+        task = await run(task_records.task, "t")
+        assert task is not None
+        assert (task["state"], task["error"]) == (pb.TASK_STATE_CANCELLED, "enough")
+        database.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_cancelled_task_is_not_tried_again(tmp_path: Path) -> None:
