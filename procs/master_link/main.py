@@ -127,6 +127,11 @@ class Link:
             self._on_bus()
             await asyncio.sleep(service.next_beat_in_s(time.monotonic()))
 
+    def _drain(self) -> None:
+        """After each publish; what came meanwhile will not wake the loop again."""
+        if self._bus.drain():
+            asyncio.get_running_loop().call_soon(self._look)
+
     def _on_bus(self) -> None:
         if self._bus.drain():
             self._look()
@@ -161,7 +166,7 @@ class Link:
         self._publish_want()
         self.session.heartbeat_due.set()
         self.session.couriers_due.ring()
-        self._bus.drain()
+        self._drain()
 
     def _publish_want(self) -> None:
         now_s = time.monotonic()
@@ -176,7 +181,7 @@ class Link:
             VpnWant(at_s=now_s, synced=progress.tunnel_known, tunnel=progress.tunnel)
         )
         self._bus.publish(self.link_state(now_s))
-        self._bus.drain()
+        self._drain()
 
     def link_state(self, now_s: float) -> LinkState:
         progress = self.session.progress

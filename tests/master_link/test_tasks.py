@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import shutil
+import time
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -136,6 +138,37 @@ def test_what_is_kept_no_more_is_delivered_before() -> None:
             answer = await r.master.assign(request())
             assert answer.refusal == pb.REFUSAL_INVALID
             assert "delivered before" in answer.reason
+
+    asyncio.run(scenario())
+
+
+def test_a_kept_directory_that_is_gone_is_delivered_before() -> None:
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            assert (await r.master.assign(request())).accepted
+            shutil.rmtree(await r.kept(KEY))
+            answer = await r.master.assign(request())
+            assert answer.refusal == pb.REFUSAL_INVALID
+            assert "delivered before" in answer.reason
+
+    asyncio.run(scenario())
+
+
+def test_past_the_room_for_it_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            keys = [TaskKey(f"t{number}", 1) for number in range(3)]
+            for key in keys:
+                assert (await r.master.assign(request(key.task_id))).accepted
+                kept = await r.kept(key)
+            assert r.link is not None
+            desk = r.link.desk
+            await r.until(lambda: not desk.attempts)
+            one_bytes = sum(path.stat().st_blocks * 512 for path in kept.iterdir())
+            monkeypatch.setattr("procs.master_link.desk.KEPT_BYTES", one_bytes * 2.5)
+            await desk.trim(time.time())
+            names = {path.name for path in (r.home / "kept").iterdir()}
+            assert names == {"t1.1", "t2.1"}
 
     asyncio.run(scenario())
 
