@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,7 @@ def _tasks(as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER) -> None:
     """The tasks, newest first."""
     with _connected(master) as api:
         found = api.get("/api/v1/tasks")["tasks"]
-    _print_json(found) if as_json else tables.show(tables.tasks(found))
+    _print_json(found) if as_json else tables.show(tables.tasks(found, time.time()))
 
 
 @app.command("logs")

@@ -47,16 +47,18 @@ def submit(master: Master, body: dict[str, Any], paths: list[Path]) -> str:
 def follow(master: Master, task_id: str) -> dict[str, Any]:
     """Pass the log on until the task has ended; returns the task."""
     shown = ""
+    task: dict[str, Any] = {"state": "waiting", "detail": ""}
     for line in master.follow(task_id):
-        if line is None:
-            continue
-        if "data" in line:
+        if line is not None and "data" in line:
             write_record(line)
-        elif line["task"]["ended"]:
-            ended: dict[str, Any] = line["task"]
-            return ended
-        else:
-            shown = _show_progress(line["task"], shown)
+            continue
+        if line is not None:
+            task = line["task"]
+            if task["ended"]:
+                return task
+        # What it waits for is told once nothing has happened for a while: most wait for no time.
+        if (task["state"] == "waiting") == (line is None):
+            shown = _show_progress(task, shown)
     raise AssertionError("a followed log ends with its task")
 
 

@@ -1,6 +1,5 @@
 """Tables and bars for people."""
 
-import datetime
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+
+NO_TERMINAL_COLUMNS = 240
 
 
 def nodes(found: list[dict[str, Any]]) -> Table:
@@ -29,8 +30,8 @@ def nodes(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def tasks(found: list[dict[str, Any]]) -> Table:
-    table = _table("task", "state", "exit", "attempt", "node", "submitted", "reward", "note")
+def tasks(found: list[dict[str, Any]], now_unix_s: float) -> Table:
+    table = _table("task", "state", "exit", "try", "node", "age", "reward", "note")
     for task in found:
         code = task["exit_code"]
         table.add_row(
@@ -39,15 +40,27 @@ def tasks(found: list[dict[str, Any]]) -> Table:
             "" if code is None or code < 0 else str(code),
             str(task["attempt"]),
             task["node_id"] or "",
-            f"{datetime.datetime.fromtimestamp(task['submitted_unix_s']):%Y-%m-%d %H:%M:%S}",
+            age(now_unix_s - task["submitted_unix_s"]),
             "" if task["reward"] is None else str(task["reward"]),
             task["error"] or task["detail"],
         )
     return table
 
 
+def age(seconds: float) -> str:
+    """In the largest unit that makes at least one."""
+    for unit, length_s in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length_s:
+            return f"{seconds // length_s:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"
+
+
 def show(table: Table) -> None:
-    Console().print(table, markup=False)
+    """Lines are cut to a terminal's width, never to that of a file or a pipe."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=NO_TERMINAL_COLUMNS)
+    console.print(table, markup=False)
 
 
 class Bar:
@@ -76,5 +89,5 @@ def bar(text: str, total_bytes: int) -> Iterator[Bar]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != "note")
     return table

@@ -31,7 +31,7 @@ from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-QUIET_S = 5.0  # a follower hears at least an empty line this often
+QUIET_S = 2.0  # a follower hears at least an empty line this often
 BODY_BYTES = 32 * 2**20  # of a submission: what is over it cannot be a task of 12 MiB
 DESIRED = {
     "ready": pb.NODE_STATE_READY,

@@ -13,6 +13,7 @@ from procs.client.core import (
     size_bytes,
     summary,
 )
+from procs.client.tables import age
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,10 @@ def test_entries_below_the_output(name: str, parts: list[str]) -> None:
 def test_entries_that_would_leave_are_refused(name: str) -> None:
     with pytest.raises(Malformed):
         entry_parts(name)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (59.4, "59s"), (60, "1m"), (7199, "1h"), (200_000, "2d")]
+)
+def test_ages(seconds: float, text: str) -> None:
+    assert age(seconds) == text
