@@ -226,6 +226,7 @@ class Executor:
             return
         attempt.record = record = read_run(attempt.directory)
         if record.started is not None and attempt.step is Step.STARTING:
+            self._jobs.submit(attempt.key, partial(self._work.seal, attempt))
             self._apply(attempt, Event.STARTED)
         if record.ended is not None or record.failed_errno is not None:
             self._apply(attempt, Event.ENDED)

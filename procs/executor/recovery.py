@@ -50,10 +50,11 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
         return
     attempt.stop = read_stop(directory)
     attempt.record = read_run(directory)
-    attempt.may_have_container = (directory / CLAIM).exists()
+    has_claim = (directory / CLAIM).exists()
+    attempt.may_have_container = has_claim or attempt.record.started is not None
     if attempt.record.started is not None or attempt.record.failed_errno is not None:
         attempt.step = Step.STARTING
-    elif attempt.may_have_container and not _never_ran(directory):
+    elif has_claim and not _never_ran(directory):
         attempt.step = Step.STARTING  # a keeper has it: its word, or its death, will come
     else:
         return

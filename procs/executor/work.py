@@ -15,7 +15,7 @@ import msgspec
 
 from procs.executor import cgroup
 from procs.executor.attempt import Attempt, Outcome
-from procs.executor.claim import AlreadyRanError, Start, settle, write_claim
+from procs.executor.claim import AlreadyRanError, Start, seal, settle, write_claim
 from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
 from procs.executor.core import Event
 from procs.executor.engine import (
@@ -216,6 +216,14 @@ class Work:
         if refused and attempt.refusals + 1 >= MOST_REFUSALS:
             return _failed("node", f"its container could not be started: {why}")
         return Outcome(Event.NEVER_RAN, detail=f"will be started again: {why}", refused=refused)
+
+    def seal(self, attempt: Attempt) -> Outcome:
+        """It runs: take away the folder that it could write to outside its limit of disk."""
+        try:
+            seal(attempt.directory)
+        except OSError as err:  # the task works against it; the end removes it
+            log.warning("%s: its claim is not removed yet: %s", attempt.key.directory, err)
+        return Outcome()
 
     def stop(self, attempt: Attempt) -> Outcome:
         """Put the decision on disk, then ask it to end with the image's own signal."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from procs.executor.collect import (
     pack,
     wanted_by,
 )
+from shared.files import remove_tree
 from shared.taskdir import GIB, MIB
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Path:
+def output(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "output"
     folder.mkdir()
-    return folder
+    yield folder
+    remove_tree(folder)  # pytest's own clean-up gives up on a deep tree
 
 
 def packed(output: Path, *globs: str, limit: int = GIB) -> Packed:
