@@ -131,7 +131,7 @@ on_exit() {
   local code=$? log
   set +e # every part is tidied up, whatever fails
   trap '' INT TERM HUP
-  if [ "$code" -ne 0 ] && [ -n "${step-}" ]; then
+  if [ "$code" -ne 0 ] && [ "$code" -lt 128 ] && [ -n "${step-}" ]; then # 128 and more: Ctrl-C
     say "failed: $step"
     for log in "${evidence[@]}"; do
       if [ -s "$log" ]; then
@@ -139,7 +139,7 @@ on_exit() {
         tail -n 20 "$log" >&2
       fi
     done
-    if [ "$code" -lt 128 ]; then code=1; fi # the step's own code would say nothing here
+    code=1 # the step's own code would say nothing here
   fi
   stop_demo
   rm -rf -- "$work"
