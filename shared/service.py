@@ -23,7 +23,7 @@ from typing import Protocol
 
 from shared.bus import Bus, BusError
 from shared.messages import MESSAGES
-from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, load
+from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
 
 PERIOD_S = 1.0
@@ -88,9 +88,11 @@ def begin(
 ) -> int:
     """The first steps, then `serve(context)` until it returns; the process's exit code."""
     try:
+        home = find_home(os.environ, Path.cwd())
+        _make_home(home)
+        _log_to(home, name)  # before the settings: a wrong one is said there too
         settings = load(os.environ, Path.cwd())
-        _make_home(settings.home)
-        _log_to(settings, name)
+        logging.getLogger().setLevel(settings.log_level)
     except (SettingsError, OSError) as err:
         return _refuse(name, err)
     log = logging.getLogger(name)
@@ -117,7 +119,7 @@ def begin(
 
 def _refuse(name: str, err: Exception) -> int:
     line = f"{name}: {err}"
-    if logging.getLogger().handlers:  # else stderr would say it twice
+    if logging.getLogger().handlers:  # a home that can't be used has no log
         logging.getLogger(name).critical("%s", err)
     print(line, file=sys.stderr)
     return EXIT_BAD_SETTINGS if isinstance(err, SettingsError) else 1
@@ -185,12 +187,12 @@ def _make_home(home: Path) -> None:
         raise SettingsError(f"HIVEMIND_HOME={home} belongs to another user: run as that user")
 
 
-def _log_to(settings: Settings, name: str) -> None:
+def _log_to(home: Path, name: str) -> None:
     handler = RotatingFileHandler(
-        settings.home / "log" / f"{name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES
+        home / "log" / f"{name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES
     )
     logging.basicConfig(
-        level=settings.log_level,
+        level=logging.INFO,
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         handlers=[handler],
     )

@@ -103,7 +103,9 @@ def test_wrong_settings_stay_down(home: Path, supervised: Start) -> None:
     supervised("executor", LOG_LEVEL="loud")
     until(lambda: logged(home, "exited: executor (exit status 2; expected)"), "exit 2")
     error = (home / "executor.err").read_text()
-    assert error == "executor: LOG_LEVEL=loud must be DEBUG or INFO or WARNING or ERROR\n"
+    line = "LOG_LEVEL=loud must be DEBUG or INFO or WARNING or ERROR"
+    assert error == f"executor: {line}\n"
+    assert f"CRITICAL {line}" in (home / "log" / "executor.log").read_text()
     assert pids(home) == []
     assert logged(home, "spawned:") == 1
 

@@ -1,0 +1,53 @@
+"""README says what the code does: its tables are held to the code's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from procs.executor.core import diagram
+from procs.executor.quota import CPU_OVERCOMMIT, TRUST_SHARES
+from shared.settings import default_table
+from shared.topics import TOPICS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("row", list(default_table()), ids=lambda row: row[0])
+def test_every_setting_is_there_with_its_default(row: tuple[str, str, str]) -> None:
+    name, default, meaning = row
+    shown = f"`{default}`" if default else ""
+    assert f"| `{name}` | {shown} | {meaning} |" in README
+
+
+def test_no_setting_is_there_that_does_not_exist() -> None:
+    table = README.split("## Settings")[1].split("\n\n`MASTER")[0]
+    names = re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)
+    assert names == [name for name, _, _ in default_table()]
+
+
+def test_every_topic_is_there_with_its_owner() -> None:
+    rows = re.findall(r"^\| `([a-z]+\.[a-z]+)` \| `(\w+)` \|", README, re.MULTILINE)
+    assert rows == [(topic.name, topic.owner) for topic in TOPICS.values()]
+
+
+def test_the_state_table_is_the_codes() -> None:
+    assert diagram() in README
+
+
+def test_the_trust_table_is_the_codes() -> None:
+    shares = " | ".join(f"{100 * share:.0f} %" for share in TRUST_SHARES)
+    assert f"| share of CPU, memory and disk | {shares} |" in README
+    assert CPU_OVERCOMMIT == 4, "README says: up to four times"
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("anchor", re.findall(r"\]\(#([^)]+)\)", README))
+def test_anchors_lead_somewhere(anchor: str) -> None:
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
