@@ -14,7 +14,7 @@ import msgspec
 
 from procs.monitor.core import Watches, alerts, next_watches, readings
 from procs.monitor.host import Host
-from procs.monitor.store import SCHEMA_VERSION
+from procs.monitor.store import MIGRATIONS
 from procs.monitor.writer import Writer
 from shared.messages import Alert, HostLoad
 from shared.service import Context, run
@@ -66,7 +66,7 @@ class HostMonitor:
         return (
             Alert(
                 rule="newer_database", subject=DATABASE, value=version,
-                threshold=SCHEMA_VERSION, raised_unix_s=self._started_unix_s,
+                threshold=len(MIGRATIONS), raised_unix_s=self._started_unix_s,
             ),
         )  # fmt: skip
 

@@ -7,17 +7,15 @@ Resolution 1 is kept an hour, 10 a day, 60 a week; the coarser rows are averages
 
 import logging
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.database import open_database, set_aside
 from shared.messages import HostLoad
 
-SCHEMA_VERSION = 1
 KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows, some 3 MB
 LARGEST_BYTES = 50 * 2**20  # SQLite itself refuses to grow past it
 CACHE_KIB = 256  # the writer touches a few pages; each process counts its megabytes
-BUSY_S = 5.0
 CLOCK_SLACK_S = 60  # a row further ahead was written before the clock was set back
 
 AVERAGED = (
@@ -26,24 +24,17 @@ AVERAGED = (
 )  # fmt: skip
 HIGHEST = ("disk_total_bytes", "network_received_bytes", "network_sent_bytes")
 COLUMNS = AVERAGED + HIGHEST
+MIGRATIONS = (
+    "CREATE TABLE samples (resolution_s INTEGER NOT NULL, at_unix_s INTEGER NOT NULL"
+    + "".join(f", {name} REAL" for name in COLUMNS)
+    + ", PRIMARY KEY (resolution_s, at_unix_s)) WITHOUT ROWID",
+)
 
 Sample = tuple[int, HostLoad]  # the wall clock's second, the reading
 
 
-class NewerStoreError(Exception):
-    """A later version of this program wrote the file: it is left as it is."""
-
-    def __init__(self, path: Path, version: int) -> None:
-        super().__init__(f"{path} has version {version}, this program knows {SCHEMA_VERSION}")
-        self.version = version
-
-
 class StoreError(Exception):
     """The samples could not be written now: the disk is full, or the file is locked."""
-
-
-class BrokenStoreError(Exception):
-    """The file is no database any more."""
 
 
 class Store:
@@ -51,80 +42,40 @@ class Store:
 
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self._path, self._log = path, log
-        try:
-            self._database = _open(path)
-        except BrokenStoreError as err:
-            self._renew(err)
+        self._database = self._open()
 
     def write(self, samples: Sequence[Sample]) -> None:
         """One transaction: the samples, the averages they belong to, and what is too old goes."""
         try:
             _write(self._database, samples)
-        except BrokenStoreError as err:
+        except sqlite3.OperationalError as err:
+            raise StoreError(str(err)) from err
+        except sqlite3.DatabaseError as err:
             self._database.close()
-            self._renew(err)
+            set_aside(self._path, err, self._log)
+            self._database = self._open()
             _write(self._database, samples)
 
-    def _renew(self, err: BrokenStoreError) -> None:
-        aside = self._path.with_name(f"{self._path.name}.broken-{int(time.time())}")
-        for suffix in ("", "-wal", "-shm"):
-            part = self._path.with_name(self._path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        self._log.error("%s is broken (%s): set aside as %s", self._path, err, aside.name)
-        self._database = _open(self._path)
+    def _open(self) -> sqlite3.Connection:
+        try:
+            database = open_database(self._path, MIGRATIONS, self._log, "NORMAL")
+        except sqlite3.OperationalError as err:
+            raise StoreError(f"{self._path}: {err}") from err
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {LARGEST_BYTES // page_bytes}")
+        return database
 
     def close(self) -> None:
         self._database.close()
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-    try:
-        _prepare(database, path)
-    except sqlite3.OperationalError as err:
-        database.close()
-        raise StoreError(f"{path}: {err}") from err
-    except sqlite3.DatabaseError as err:
-        database.close()
-        raise BrokenStoreError(str(err)) from err
-    except NewerStoreError:
-        database.close()
-        raise
-    return database
-
-
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    version = int(database.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise NewerStoreError(path, version)
-    complaint = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if complaint != "ok":
-        raise sqlite3.DatabaseError(complaint)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")
-    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count = {LARGEST_BYTES // page_bytes}")
-    columns = "".join(f", {name} REAL" for name in COLUMNS)
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS samples (resolution_s INTEGER NOT NULL, at_unix_s INTEGER"
-        f" NOT NULL{columns}, PRIMARY KEY (resolution_s, at_unix_s)) WITHOUT ROWID"
-    )
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
 def _write(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
-    try:
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            _insert(database, samples)
-            _average(database, samples)
-            _thin(database, max(at for at, _ in samples))
-    except sqlite3.OperationalError as err:
-        raise StoreError(str(err)) from err
-    except sqlite3.DatabaseError as err:
-        raise BrokenStoreError(str(err)) from err
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        _insert(database, samples)
+        _average(database, samples)
+        _thin(database, max(at for at, _ in samples))
 
 
 def _insert(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:

@@ -5,7 +5,8 @@ import queue
 import threading
 from pathlib import Path
 
-from procs.monitor.store import NewerStoreError, Sample, Store, StoreError
+from procs.monitor.store import Sample, Store, StoreError
+from shared.database import NewerDatabaseError
 
 BATCH = 10  # samples in one transaction: one each 10 s
 WAITING_BATCHES = 6  # while the disk hangs; what comes after a minute of it is not kept
@@ -65,7 +66,7 @@ class Writer:
             self._store = self._store or Store(self._path, self._log)
             if batch:
                 self._store.write(batch)
-        except NewerStoreError as err:
+        except NewerDatabaseError as err:
             self._log.error("%s: no samples are kept", err)
             self.newer_version = err.version
         except StoreError as err:
