@@ -29,7 +29,11 @@ MAX_SOCKET_PATH = 103  # 107 for a unix socket, less what zmq and the lock file 
 
 
 class BusError(Exception):
-    """The bus can't be used as asked: a second holder, a foreign topic, a path too long."""
+    """The bus can't be used as asked: a second holder, a foreign topic."""
+
+
+class PathTooLongError(BusError):
+    """The home's path leaves no room for the name of a socket."""
 
 
 def bus_directory(home: Path) -> Path:
@@ -121,7 +125,7 @@ class Bus:
         self._last: dict[str, list[bytes]] = {}
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         if len(str(self._path)) > MAX_SOCKET_PATH:
-            raise BusError(
+            raise PathTooLongError(
                 f"{self._path} is too long for a unix socket (over {MAX_SOCKET_PATH} characters);"
                 " set HIVEMIND_HOME to a shorter path"
             )

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from shared.bus import Bus, BusError
+from shared.bus import Bus, BusError, PathTooLongError
 from shared.messages import MESSAGES
 from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
@@ -102,12 +102,16 @@ def begin(
         os.umask(0o007)
         _pace(settings.home, name)
         bus = Bus(settings.home, name, reads)
+    except PathTooLongError as err:
+        return _refuse(name, SettingsError(f"HIVEMIND_HOME={settings.home}: {err}"))
     except (BusError, PermissionError) as err:
         return _refuse(name, err)
     try:
         _first_beat(bus)
         stop, stop_descriptor = _stop_on_signals()
         serve(Context(name, settings, bus, stop, log, stop_descriptor))
+    except SettingsError as err:  # found late, as by what a database holds: stay down
+        return _refuse(name, err)
     except Exception:  # the one place: say why, end, and supervisord starts us again
         log.exception("%s ends", name)
         _note_failure(settings.home, name)

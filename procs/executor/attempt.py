@@ -1,12 +1,12 @@
 """One attempt that is held: its state in memory. All of it can be found again on disk."""
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from procs.executor.core import PHASES, Event, Step
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
+from procs.executor.sandbox import container_name
 from procs.executor.verdict import Failure, Loss, Stop
 from shared.messages import HeldTask, PhaseAt, TaskPhase, TaskUse
 from shared.taskdir import Report, Spec, TaskKey
@@ -28,12 +28,14 @@ class Outcome:
     loss: Loss | None = None
     report: Report | None = None
     refused: bool = False
+    failed: str = ""  # the job could not be done; once more, later
     disk_bytes: int | None = None
 
 
 @dataclass
 class Attempt:
-    """Owned by the loop's thread; jobs read it, and only set `progress`."""
+    """Owned by the loop's thread; jobs read it. A job of its lane reads what the one before
+    it found."""
 
     spec: Spec
     directory: Path
@@ -54,6 +56,7 @@ class Attempt:
     refusals: int = 0
     engine_lapsed: bool = False
     waits_for_inputs: bool = False
+    waits_for_image: bool = False
     retry_at_s: float = 0.0
     absent_since_s: float | None = None
     stop_stage: int = 0
@@ -64,12 +67,21 @@ class Attempt:
     last_cpu_ns: int | None = None
     use: TaskUse | None = None
     disk_due_s: float = 0.0
-    progress: str = ""
-    abandoned: threading.Event = field(default_factory=threading.Event)
 
     @property
     def key(self) -> TaskKey:
         return self.spec.key
+
+    @property
+    def container(self) -> str:
+        """What the engine knows it by, also before its id is known to this life."""
+        return self.container_id or container_name(self.key)
+
+    @property
+    def in_preparation(self) -> bool:
+        """Does it keep the engine busy, or will it soon? What only waits does not."""
+        waits = self.waits_for_image or self.waits_for_inputs
+        return self.step in (Step.PREPARING, Step.STARTING) and not waits
 
     @property
     def phase(self) -> TaskPhase:
@@ -91,7 +103,7 @@ class Attempt:
             phase=self.phase,
             directory=self.key.directory,
             phases=self.phases,
-            detail=self.progress or self.detail,
+            detail=self.detail,
             use=self.use,
             image=self.spec.image,
             command=tuple(word[:SHOWN_CHARACTERS] for word in self.spec.command[:SHOWN_ARGUMENTS]),

@@ -32,8 +32,10 @@ def _file(container: str, controller: str, name: str) -> Path | None:
 
 def processes(container: str) -> list[int]:
     """The pids in the container's group; none where it is gone."""
+    if not container:  # its path would be that of all containers
+        return []
     path = _file(container, "memory", "cgroup.procs")
-    if path is None or not container:
+    if path is None:
         return []
     with suppress(OSError, ValueError):
         return [int(line) for line in path.read_text().split()]
@@ -43,25 +45,27 @@ def processes(container: str) -> list[int]:
 def kill(container: str) -> None:
     """SIGKILL every process of the group: the engine may have lost it and can't."""
     for pid in processes(container):
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def number(name: str) -> int:
     """The number of a signal as an image names it: SIGTERM, TERM, 15, SIGRTMIN+3."""
     plain = name.upper().removeprefix("SIG")
-    if plain.isdecimal():
-        return int(plain)
-    if plain.startswith("RTMIN+"):
-        return int(signal.SIGRTMIN) + int(plain.removeprefix("RTMIN+"))
-    return int(getattr(signal, f"SIG{plain}", signal.SIGTERM))
+    found = int(getattr(signal, f"SIG{plain}", signal.SIGTERM))
+    with suppress(ValueError):
+        found = int(plain)
+    with suppress(ValueError):
+        if plain.startswith("RTMIN+"):
+            found = int(signal.SIGRTMIN) + int(plain.removeprefix("RTMIN+"))
+    return found if 0 < found <= signal.SIGRTMAX else int(signal.SIGTERM)
 
 
 def signal_keeper(container: str, which: int) -> bool:
     """Signal the container's first process; False when there is none."""
     for pid in processes(container):
         if _is_first(pid):
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, which)
                 return True
     return False

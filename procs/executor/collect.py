@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -86,48 +86,86 @@ def disk_use_bytes(root: Path) -> int:
     )
 
 
-def wanted_by(globs: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches the paths that the patterns name: `*` within a folder, `**` across; a folder's
-    name takes all below it. No patterns: everything."""
-    if not globs:
-        return re.compile("")
-    return re.compile("|".join(f"(?:{_expression(g)})(?:/.*)?$" for g in globs), re.DOTALL)
+def wanted_by(globs: tuple[str, ...]) -> Callable[[str], bool]:
+    """Takes the paths that the patterns name: `*` within a folder's name, `**` for folders; a
+    folder's name takes all below it. No patterns: everything. Patterns and names are both a
+    stranger's: the time is bounded by their lengths' product, as no `.*` expression's is."""
+    patterns = [[_name(part) for part in glob.strip("/").split("/")] for glob in globs]
+
+    def wanted(path: str) -> bool:
+        names = path.split("/")
+        return not patterns or any(_matches(pattern, names) for pattern in patterns)
+
+    return wanted
 
 
-def _expression(glob: str) -> str:
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob.strip("/"))
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(known.get(part, re.escape(part)) for part in parts)
+def _name(part: str) -> re.Pattern[str] | None:
+    """One name of a pattern; None: any folders. The groups are atomic: each `*` takes as little
+    as it can and is never tried again, which for one name is enough."""
+    if part == "**":
+        return None
+    first, *others = (re.escape(p).replace(r"\?", ".") for p in re.split(r"\*+", part))
+    if not others:
+        return re.compile(first, re.DOTALL)
+    middle = "".join(f"(?>.*?{other})" for other in others[:-1])
+    return re.compile(f"{first}{middle}.*{others[-1]}", re.DOTALL)
+
+
+def _matches(pattern: list[re.Pattern[str] | None], names: list[str]) -> bool:
+    """Does it name the path, or a folder above it? `at`: where in the pattern one may stand."""
+    at = _with_folders({0}, pattern)
+    for name in names:
+        if len(pattern) in at:
+            return True
+        steps = {
+            index if part is None else index + 1
+            for index, part in ((i, pattern[i]) for i in at)
+            if part is None or part.fullmatch(name)
+        }
+        at = _with_folders(steps, pattern)
+    return len(pattern) in at
+
+
+def _with_folders(at: set[int], pattern: list[re.Pattern[str] | None]) -> set[int]:
+    """`**` may stand for none."""
+    reached = set(at)
+    for index in range(len(pattern)):
+        if index in reached and pattern[index] is None:
+            reached.add(index + 1)
+    return reached
 
 
 def pack(directory: Path, output: Path, globs: tuple[str, ...], limit_bytes: int) -> Packed:
     """Write `output.tar.gz` into `directory`, durable; TooLargeError past the limit."""
     wanted = wanted_by(globs)
-    chosen = [f for f in walk(output) if stat.S_ISREG(f.status.st_mode) and wanted.match(f.path)]
+    chosen = [f for f in walk(output) if stat.S_ISREG(f.status.st_mode) and wanted(f.path)]
     if sum(f.status.st_size for f in chosen) > limit_bytes:
         raise TooLargeError(f"the output is larger than output_limit_bytes, {limit_bytes}")
     if not chosen:
         return Packed()
     aside = directory / f".{ARCHIVE}.new"
-    with aside.open("w+b") as file:
-        files = _write(file, output, wanted)
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.seek(0, os.SEEK_END)
-    aside.replace(directory / ARCHIVE)
+    try:
+        with aside.open("w+b") as file:
+            files = _write(file, output, wanted)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.seek(0, os.SEEK_END)
+        aside.replace(directory / ARCHIVE)
+    finally:
+        aside.unlink(missing_ok=True)  # of a full disk: the report needs the room
     sync_directory(directory)
     return Packed(digest, size, files)
 
 
-def _write(file: IO[bytes], output: Path, wanted: re.Pattern[str]) -> int:
+def _write(file: IO[bytes], output: Path, wanted: Callable[[str], bool]) -> int:
     files = 0
     with tarfile.open(
         fileobj=file, mode="w:gz", compresslevel=COMPRESSION, format=tarfile.PAX_FORMAT
     ) as archive:
         for found in walk(output):
-            if stat.S_ISREG(found.status.st_mode) and wanted.match(found.path):
+            if stat.S_ISREG(found.status.st_mode) and wanted(found.path):
                 files += _add(archive, found)
     return files
 

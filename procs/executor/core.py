@@ -28,6 +28,8 @@ class Event(StrEnum):
 
     GRANTED = "its resources were set aside"
     PREPARED = "its container was created"
+    IMAGE_MISSED = "its image was not here"
+    IMAGE_ARRIVED = "its image has come"
     INPUTS_MISSED = "an input had not come yet"
     INPUTS_ARRIVED = "all inputs have come"
     PREPARE_FAILED = "it could not be prepared"
@@ -63,6 +65,8 @@ MOVES: dict[tuple[Step, Event], Move] = {
     (Step.WAITING, Event.GRANTED): (Step.PREPARING, Instruction.PREPARE),
     (Step.WAITING, Event.STOP_WANTED): (Step.COLLECTING, Instruction.COLLECT),
     (Step.PREPARING, Event.PREPARED): (Step.STARTING, Instruction.START),
+    (Step.PREPARING, Event.IMAGE_MISSED): (Step.PREPARING, None),
+    (Step.PREPARING, Event.IMAGE_ARRIVED): (Step.PREPARING, Instruction.PREPARE),
     (Step.PREPARING, Event.INPUTS_MISSED): (Step.PREPARING, None),
     (Step.PREPARING, Event.INPUTS_ARRIVED): (Step.PREPARING, Instruction.PREPARE),
     (Step.PREPARING, Event.PREPARE_FAILED): (Step.COLLECTING, Instruction.COLLECT),
@@ -76,6 +80,7 @@ MOVES: dict[tuple[Step, Event], Move] = {
     (Step.RUNNING, Event.STOP_WANTED): (Step.STOPPING, Instruction.STOP),
     (Step.STOPPING, Event.STARTED): (Step.STOPPING, None),
     (Step.STOPPING, Event.NEVER_RAN): (Step.COLLECTING, Instruction.COLLECT),
+    (Step.STOPPING, Event.PREPARE_FAILED): (Step.COLLECTING, Instruction.COLLECT),
     (Step.STOPPING, Event.ENGINE_LOST): (Step.STOPPING, None),
     (Step.COLLECTING, Event.COLLECTED): (Step.DONE, Instruction.CLEAN),
     (Step.DONE, Event.ENGINE_LOST): (Step.DONE, None),
@@ -97,12 +102,13 @@ IGNORED: frozenset[tuple[Step, Event]] = frozenset(
         for event in (
             Event.PREPARED,
             Event.PREPARE_FAILED,
+            Event.IMAGE_MISSED,
             Event.INPUTS_MISSED,
             Event.ENGINE_LOST,
             Event.NEVER_RAN,
         )
     ]
-    + [(Step.STOPPING, Event.PREPARE_FAILED), (Step.RUNNING, Event.ENGINE_LOST)]
+    + [(Step.RUNNING, Event.ENGINE_LOST)]
     + [(step, Event.UNWANTED) for step in Step if step is not Step.CLEANED]
 )
 

@@ -12,15 +12,23 @@ from typing import Any, Protocol
 import docker
 import requests
 import urllib3
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import (
+    APIError,
+    DockerException,
+    InvalidRepository,
+    NotFound,
+    NullResource,
+    StreamParseError,
+)
 
 from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
 from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
-PING_S = 1  # with a look each second, an engine that hangs is known after three
+PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
+ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # a pull that says nothing for so long has failed
-KILLED_BY_ENGINE = 255  # the exit code of what died while the engine was away
+MOST_WORDS = 500  # characters of what the engine says
 
 
 class EngineAwayError(Exception):
@@ -85,12 +93,25 @@ def _translated() -> Iterator[None]:
         raise NotThereError(_words(err)) from err
     except APIError as err:
         raise EngineRefusedError(_words(err)) from err
-    except (requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as err:
-        raise EngineAwayError(f"Docker does not answer: {err}") from err
+    except (InvalidRepository, NullResource) as err:  # said by the library: it asked nobody
+        raise EngineRefusedError(_short(str(err))) from err
+    except (
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+        DockerException,
+        StreamParseError,  # it died in the middle of a line
+        OSError,
+    ) as err:
+        raise EngineAwayError(_short(f"Docker does not answer: {err}")) from err
 
 
 def _words(err: APIError) -> str:
-    return str(err.explanation or err)
+    return _short(str(err.explanation or err))
+
+
+def _short(words: str) -> str:
+    """They go over the bus and into the report."""
+    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]} …"
 
 
 class DockerEngine:
@@ -110,13 +131,15 @@ class DockerEngine:
         with _translated():
             if self._pinger is None:
                 self._pinger = docker.APIClient(
-                    base_url=self._host, version="1.41", timeout=PING_S, num_pools=1
+                    base_url=self._host, version="1.41", timeout=PING_S, num_pools=1  # type: ignore[arg-type]
                 )
             self._pinger.ping()
 
     def about(self) -> About:
         with _translated():
-            info = self._api().info()
+            api = docker.APIClient(base_url=self._host, version="auto", timeout=ABOUT_S)
+            info = api.info()
+            api.close()
         return About(str(info.get("ServerVersion", "")), tuple(sorted(info.get("Runtimes") or {})))
 
     def image(self, name: str) -> Image:

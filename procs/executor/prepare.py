@@ -23,7 +23,24 @@ from shared.taskdir import INPUT, MIB, InputSpec, Spec
 BLOBS = "blobs"
 MOST_ENTRIES = 200_000  # of one archive; more is an attack on the disk's inodes
 CHUNK_BYTES = MIB
+LONGEST_LINK_BYTES = 4095
+LARGEST_HEADER_BYTES = MIB
+READ_WHOLE = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 FILE_MODE, PROGRAM_MODE, FOLDER_MODE = 0o644, 0o755, 0o755
+
+
+class _Header(tarfile.TarInfo):
+    """Refuses what tarfile would read into memory whole, however large its archive says it is."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in READ_WHOLE and found.size > LARGEST_HEADER_BYTES:
+            raise ValueError(f"a header of {found.size} bytes")
+        return found
 
 
 class InputError(Exception):
@@ -122,14 +139,18 @@ def _unpack(blob: Path, root: Path, wanted: InputSpec, limit_bytes: int) -> int:
                 _folder(root, entry.path)
             else:
                 written += _write(entry, root, limit_bytes - written, wanted)
+        for entry in links:  # last: nothing is ever written through a link
+            _link(entry, root)
     except (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, EOFError, ValueError,
             NotImplementedError, RuntimeError, OSError) as err:  # fmt: skip
         raise InputError(f"input {wanted.path!r} can't be unpacked: {err}") from err
-    for entry in links:  # last: nothing is ever written through a link
-        place = _folder(root, entry.path.parent) / entry.path.name
-        if not place.is_symlink() and not place.exists():
-            place.symlink_to(entry.link)
     return written
+
+
+def _link(entry: Entry, root: Path) -> None:
+    place = _folder(root, entry.path.parent) / entry.path.name
+    if not place.is_symlink() and not place.exists():
+        place.symlink_to(entry.link)
 
 
 def _check(entry: Entry, count: int, wanted: InputSpec) -> None:
@@ -175,7 +196,9 @@ def _zip_entries(blob: Path) -> Iterator[Entry]:
         for info in archive.infolist():
             mode, path = info.external_attr >> 16, PurePosixPath(info.filename)
             if stat.S_ISLNK(mode):
-                yield Entry(path, False, archive.read(info).decode(), mode, None)
+                with archive.open(info) as content:
+                    target = content.read(LONGEST_LINK_BYTES + 1).decode()
+                yield Entry(path, False, target, mode, None)
             elif info.is_dir():
                 yield Entry(path, True, "", mode, None)
             else:
@@ -184,7 +207,7 @@ def _zip_entries(blob: Path) -> Iterator[Entry]:
 
 
 def _tar_entries(file: IO[bytes], mode: str) -> Iterator[Entry]:
-    with tarfile.open(fileobj=file, mode=mode, encoding="utf-8") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode=mode, encoding="utf-8", tarinfo=_Header) as archive:  # type: ignore[call-overload]
         for member in archive:
             path = PurePosixPath(member.name)
             link = member.linkname if member.issym() else ""

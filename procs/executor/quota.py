@@ -13,6 +13,7 @@ DISK_FLOOR_BYTES = 256 * MIB  # below this much free space no task is taken
 CPU_OVERCOMMIT = 4.0  # CPU is shared by weight: idle tasks must not keep others waiting
 MOST_IN_PREPARATION = 8  # Docker starts about one container a core at a time; more only queue
 DEFAULT_CPUS, DEFAULT_MEMORY_BYTES, DEFAULT_DISK_BYTES = 1.0, 512 * MIB, GIB
+LEAST_CPUS, LEAST_BYTES = 0.01, 8 * MIB
 DEFAULT_PROCESSES, MOST_PROCESSES = 256, 4096
 
 
@@ -62,10 +63,12 @@ class Grant:
 
 
 def grant(spec: Spec, most: Capacity) -> Grant:
+    """Never nothing: what a node without anything to give would give does not fit."""
     return Grant(
-        cpus=spec.cpus or min(DEFAULT_CPUS, most.cpus),
-        memory_bytes=spec.memory_bytes or min(DEFAULT_MEMORY_BYTES, most.memory_bytes),
-        disk_bytes=spec.disk_bytes or min(DEFAULT_DISK_BYTES, most.disk_bytes),
+        cpus=spec.cpus or max(min(DEFAULT_CPUS, most.cpus), LEAST_CPUS),
+        memory_bytes=spec.memory_bytes
+        or max(min(DEFAULT_MEMORY_BYTES, most.memory_bytes), LEAST_BYTES),
+        disk_bytes=spec.disk_bytes or max(min(DEFAULT_DISK_BYTES, most.disk_bytes), LEAST_BYTES),
         processes=min(spec.processes or DEFAULT_PROCESSES, MOST_PROCESSES),
     )
 
@@ -73,16 +76,33 @@ def grant(spec: Spec, most: Capacity) -> Grant:
 def choose(waiting: Iterable[Spec], active: Sequence[Grant], in_preparation: int,
            most: Capacity) -> list[Spec]:  # fmt: skip
     """Those that may begin now: by priority, then age; the first that does not fit ends it, so
-    that small tasks never starve a large one. Memory is never given twice."""
+    that small tasks never starve a large one. One that would not fit into an empty node keeps
+    nobody waiting. Memory is never given twice."""
     free = _free(active, most)
     chosen: list[Spec] = []
     for spec in sorted(waiting, key=lambda s: (-s.priority, s.accepted_unix_s, s.task_id)):
         wish = grant(spec, most)
+        if shortage(wish, active, most):
+            continue
         if in_preparation + len(chosen) >= MOST_IN_PREPARATION or not _fits(wish, free):
             break
         chosen.append(spec)
         free = _less(free, wish)
     return chosen
+
+
+def shortage(wish: Grant, active: Sequence[Grant], most: Capacity) -> str:
+    """Why it could not begin even if nothing else ran, as when the trust level has sunk since
+    it was accepted; empty: it could."""
+    disk = most.disk_bytes + sum(one.disk_bytes for one in active)  # they give it back
+    for name, asked, there in (
+        ("CPUs", wish.cpus, most.cpus * CPU_OVERCOMMIT),
+        ("bytes of memory", wish.memory_bytes, most.memory_bytes),
+        ("bytes of disk", wish.disk_bytes, disk),
+    ):
+        if asked > there:
+            return f"it needs {asked} {name}, tasks on this node may have {there} now"
+    return ""
 
 
 def _free(active: Sequence[Grant], most: Capacity) -> Grant:

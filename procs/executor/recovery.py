@@ -10,9 +10,21 @@ from pathlib import Path
 from procs.executor.attempt import Attempt
 from procs.executor.claim import settle
 from procs.executor.core import Step
-from procs.executor.work import read_run, read_stop
+from procs.executor.verdict import Failure
+from procs.executor.work import read_grant, read_run, read_stop
 from shared.messages import PhaseAt, TaskPhase
-from shared.taskdir import CLAIM, REPORT, RUN, RecordError, TaskKey, held, read_report, read_spec
+from shared.taskdir import (
+    CLAIM,
+    REPORT,
+    RUN,
+    RecordError,
+    Report,
+    Spec,
+    TaskKey,
+    held,
+    read_report,
+    read_spec,
+)
 
 log = logging.getLogger("executor")
 
@@ -29,21 +41,53 @@ def recover(
     for key in held(tasks) if only is None else [only]:
         directory = tasks / key.directory
         try:
-            spec = read_spec(directory)
-            attempt = Attempt(spec=spec, directory=directory)
-            attempt.phases = phases.get(key, ())
-            _find_step(attempt, boot_id)
-        except RecordError as err:
-            log.error("task %s can't be held: %s", key.directory, err)
+            attempt = Attempt(spec=_spec(key, directory), directory=directory)
+        except FileNotFoundError:
+            continue  # it was not accepted
+        except OSError as err:  # of the disk; read again when it is wanted again
+            log.error("task %s can't be read now: %s", key.directory, err)
             continue
+        except RecordError as err:
+            log.error("task %s can't be run: %s", key.directory, err)
+            spec = Spec(task_id=key.task_id, attempt=key.attempt, image="")
+            attempt = Attempt(spec=spec, directory=directory)
+            attempt.failure = Failure("node", f"what was assigned can't be read: {err}")
+        attempt.phases = phases.get(key, ())
+        _find_step(attempt, boot_id)
         yield attempt
+
+
+def _spec(key: TaskKey, directory: Path) -> Spec:
+    """RecordError: nobody can ever read it; OSError: not now."""
+    try:
+        spec = read_spec(directory)
+    except RecordError as err:
+        if isinstance(err.__cause__, OSError):
+            raise err.__cause__ from err
+        raise
+    if spec.key != key:
+        raise RecordError(f"it is of {spec.key.directory}")
+    return spec
+
+
+def _report(attempt: Attempt) -> Report | None:
+    """None: not there, or unreadable; then it is made anew of what else there is."""
+    if not (attempt.directory / REPORT).exists():
+        return None
+    try:
+        return read_report(attempt.directory)
+    except RecordError as err:
+        log.error("task %s: its report is made anew: %s", attempt.key.directory, err)
+        attempt.failure = Failure("node", f"its report could not be read: {err}")
+        return None
 
 
 def _find_step(attempt: Attempt, boot_id: str) -> None:
     directory = attempt.directory
     attempt.enter(TaskPhase.ACCEPTED, attempt.spec.accepted_unix_s)
-    if (directory / REPORT).exists():
-        attempt.report = read_report(directory)
+    attempt.grant = read_grant(directory)
+    attempt.report = _report(attempt)
+    if attempt.report is not None:
         attempt.phases = attempt.report.phases
         attempt.enter(attempt.report.phase, attempt.report.finished_unix_s)
         attempt.step, attempt.may_have_container = Step.DONE, True
@@ -57,6 +101,8 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
     elif has_claim and not _never_ran(directory):
         attempt.step = Step.STARTING  # a keeper has it: its word, or its death, will come
     else:
+        if attempt.stop is not None or attempt.failure is not None:
+            attempt.step = Step.COLLECTING  # it never ran, and must not
         return
     if attempt.stop is not None:
         attempt.step = Step.STOPPING

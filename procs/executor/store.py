@@ -9,11 +9,14 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import msgspec
+
 from shared.messages import HeldTask, PhaseAt, TaskPhase
+from shared.settings import SettingsError
 from shared.taskdir import Report, TaskKey
 
 log = logging.getLogger("executor")
@@ -21,6 +24,8 @@ log = logging.getLogger("executor")
 VERSION = 1
 KEPT_DAYS = 30
 MOST_ROWS = 50_000
+TRIM_EACH_S = 3600.0
+HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tasks'"
 SHOWN_COMMAND = 500  # characters: a command may be megabytes
 
 SCHEMA = """
@@ -49,8 +54,14 @@ ON CONFLICT (task_id, attempt) DO UPDATE SET
 """
 
 
-class NewerDatabaseError(Exception):
-    """The database was written by a newer version of this program."""
+TRIM = """
+DELETE FROM tasks WHERE changed_unix_s < max(?, ifnull(
+  (SELECT changed_unix_s FROM tasks ORDER BY changed_unix_s DESC LIMIT 1 OFFSET ?), 0))
+"""
+
+
+class NewerDatabaseError(SettingsError):
+    """The database was written by a newer version of this program: stay down until updated."""
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -66,16 +77,21 @@ def _open(path: Path) -> sqlite3.Connection:
         )
     if found == 0:
         connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+    whole = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    if not whole or not connection.execute(HAS_TABLE).fetchone():
         connection.close()
-        raise sqlite3.DatabaseError("quick_check failed")
+        raise sqlite3.DatabaseError("it is damaged")
     return connection
 
 
-def open_or_set_aside(path: Path) -> sqlite3.Connection:
-    """The database, ready; one that is broken is renamed and made anew."""
+def open_or_set_aside(path: Path) -> sqlite3.Connection | None:
+    """The database, ready; one that is broken is renamed and made anew. None: no room, or no
+    reading of the disk now; that says nothing about the file."""
     try:
         return _open(path)
+    except sqlite3.OperationalError as err:
+        log.error("history: %s can't be opened now: %s", path, err)
+        return None
     except sqlite3.DatabaseError as err:
         aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
         log.error("%s is broken (%s): set aside as %s and begun anew", path, err, aside.name)
@@ -107,36 +123,39 @@ class Store:
     """Rows go to a thread; the newest of each attempt is written."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = open_or_set_aside(path)
         self._queue: SimpleQueue[tuple[object, ...] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
-        self._trim()
+        self._trim_due_s = 0.0
+        self._phases = dict(self._read_phases())
         self._thread.start()
 
     def phases(self) -> dict[TaskKey, tuple[PhaseAt, ...]]:
-        """The phases of the attempts that had not ended, as far as they were written."""
+        """The phases of the attempts that had not ended, as far as they were written, when the
+        process began."""
+        return self._phases
+
+    def _read_phases(self) -> Iterator[tuple[TaskKey, tuple[PhaseAt, ...]]]:
+        if self._connection is None:
+            return
         rows = self._connection.execute(
             "SELECT task_id, attempt, phases FROM tasks WHERE finished_unix_s IS NULL"
         )
-        return {
-            TaskKey(task_id, attempt): tuple(
-                PhaseAt(phase=TaskPhase(phase), at_unix_s=at) for phase, at in json.loads(phases)
-            )
-            for task_id, attempt, phases in rows
-        }
+        for task_id, attempt, phases in rows:
+            try:
+                found = msgspec.json.decode(phases, type=tuple[tuple[TaskPhase, float], ...])
+            except ValueError as err:
+                log.error("history: the phases of %s.%s can't be read: %s", task_id, attempt, err)
+                continue
+            history = tuple(PhaseAt(phase=phase, at_unix_s=at) for phase, at in found)
+            yield TaskKey(task_id, attempt), history
 
     def put(self, values: tuple[object, ...]) -> None:
         self._queue.put(values)
 
-    def _trim(self) -> None:
-        oldest = time.time() - KEPT_DAYS * 86400
-        self._connection.execute(
-            "DELETE FROM tasks WHERE changed_unix_s < max(?, ifnull((SELECT changed_unix_s FROM"
-            " tasks ORDER BY changed_unix_s DESC LIMIT 1 OFFSET ?), 0))",
-            (oldest, MOST_ROWS),
-        )
-
     def _write_all(self) -> None:
+        """In its thread."""
         while (first := self._queue.get()) is not None:
             self._write([first, *self._more()])
 
@@ -149,9 +168,15 @@ class Store:
         self._queue.put(None)  # close() was called: write what there is, then end
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
+        self._connection = self._connection or open_or_set_aside(self._path)
+        if self._connection is None:
+            return
         try:
             self._connection.execute("BEGIN")
             self._connection.executemany(UPSERT, rows)
+            if time.monotonic() >= self._trim_due_s:
+                self._connection.execute(TRIM, (time.time() - KEPT_DAYS * 86400, MOST_ROWS))
+                self._trim_due_s = time.monotonic() + TRIM_EACH_S
             self._connection.execute("COMMIT")
         except sqlite3.Error as err:  # a full disk: the directories still have it all
             log.error("history: %d rows were not written: %s", len(rows), err)
@@ -161,4 +186,5 @@ class Store:
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join(5)
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -48,6 +48,7 @@ from shared.taskdir import (
     RUN,
     SECRETS,
     Report,
+    Spec,
     write_record,
 )
 
@@ -55,15 +56,8 @@ log = logging.getLogger("executor")
 
 STOP = "stop"  # in the attempt's directory: that we told it to end, and why
 MOST_REFUSALS = 3  # a start that the engine refuses so often is the node's fault
+GRANT = "grant"  # what it was given: a later life may know less of the node's quota
 MOST_RECORD_BYTES = 65536
-
-
-class AbandonedError(Exception):
-    """The attempt was stopped while it was prepared."""
-
-
-class ImageError(Exception):
-    """The image is not there and could not be pulled."""
 
 
 def boot_id() -> str:
@@ -89,6 +83,13 @@ def read_stop(directory: Path) -> Stop | None:
         return None
 
 
+def read_grant(directory: Path) -> Grant | None:
+    try:
+        return msgspec.json.decode((directory / GRANT).read_bytes(), type=Grant)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def write_stop(directory: Path, stop: Stop) -> None:
     write_atomic(directory / STOP, msgspec.json.encode(stop))
 
@@ -110,16 +111,17 @@ class Work:
         granted = attempt.grant
         if granted is None:
             raise ValueError(f"{attempt.key.directory} was given no resources")
+        failure = beyond(attempt.spec)
+        if failure is not None:
+            return Outcome(Event.PREPARE_FAILED, failure=failure)
+        image = self._image(attempt)
+        if isinstance(image, Outcome):
+            return image
         try:
-            image, pull_s = self._image(attempt)
             if missing(attempt.directory, attempt.spec):
-                return Outcome(Event.INPUTS_MISSED, detail="waiting for its input", pull_s=pull_s)
+                return Outcome(Event.INPUTS_MISSED, detail="waiting for its input")
             lay_out(attempt.directory, attempt.spec, granted.disk_bytes)
-            return self._make_container(attempt, image, granted, pull_s)
-        except AbandonedError:
-            return Outcome(Event.PREPARE_FAILED)  # ignored: the stop has decided
-        except ImageError as err:
-            return _failed("image", str(err))
+            return self._make_container(attempt, image, granted)
         except InputError as err:
             return _failed("input", str(err))
         except EngineAwayError as err:
@@ -131,38 +133,38 @@ class Work:
         except OSError as err:
             return _failed("node", f"its directories could not be made: {err}")
 
-    def _image(self, attempt: Attempt) -> tuple[Image, float]:
+    def _image(self, attempt: Attempt) -> Image | Outcome:
         name = attempt.spec.image
-        with suppress(NotThereError):
-            return self._engine.image(name), attempt.pull_s
-        began_s = time.monotonic()
         try:
-            self._engine.pull(name, lambda text: _note_progress(attempt, text))
-            image = self._engine.image(name)
+            return self._engine.image(name)
+        except NotThereError as err:
+            if attempt.pull_s:
+                return _failed("image", f"image {name} was pulled, and is not here: {err}")
+            return Outcome(Event.IMAGE_MISSED, detail="waiting for its image")
         except EngineRefusedError as err:
-            raise ImageError(f"image {name} could not be pulled: {err}") from err
-        finally:
-            attempt.progress = ""
-        return image, time.monotonic() - began_s
+            return _failed("image", f"image {name} could not be used: {err}")
+        except EngineAwayError as err:
+            return Outcome(Event.ENGINE_LOST, detail=str(err))
 
-    def _make_container(
-        self, attempt: Attempt, image: Image, granted: Grant, pull_s: float
-    ) -> Outcome:
+    def _make_container(self, attempt: Attempt, image: Image, granted: Grant) -> Outcome:
         words = argv(image, attempt.spec.command)
         if not words:
             return _failed("start", f"image {attempt.spec.image} has no command, nor has the task")
+        try:
+            start = self._start(attempt, image, words, granted)
+        except ValueError as err:  # the image adds its own: admission could not know
+            return _failed("start", f"the command could not be started: {err}")
         place = Place(attempt.key, attempt.directory, self._home, self.node_id, self._keeper)
+        write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
         if attempt.may_have_container:
             self._engine.remove(container_name(attempt.key))
         body = container(place, image, granted, self._runtime)
-        start = self._start(attempt, image, words, granted)
         return Outcome(
             Event.PREPARED,
             container_id=self._create(attempt, body, start),
             image_digest=image.digest,
             stop_signal=image.stop_signal or "SIGTERM",
-            pull_s=pull_s,
         )
 
     def _make_output(self, output: Path) -> None:
@@ -204,7 +206,7 @@ class Work:
     def start(self, attempt: Attempt) -> Outcome:
         """Start it. Unanswered or refused: the claim says whether it ran."""
         try:
-            self._engine.start(attempt.container_id)
+            self._engine.start(attempt.container)
         except (EngineAwayError, EngineRefusedError) as err:
             return self.settled(attempt, str(err), refused=isinstance(err, EngineRefusedError))
         return Outcome()
@@ -227,13 +229,12 @@ class Work:
 
     def stop(self, attempt: Attempt) -> Outcome:
         """Put the decision on disk, then ask it to end with the image's own signal."""
-        if attempt.stop is not None:
-            write_stop(attempt.directory, attempt.stop)
+        _keep_stop(attempt)
         if settle(attempt.directory):
             return Outcome(Event.NEVER_RAN)
         signal = attempt.stop_signal
         try:
-            signal = signal or self._engine.stop_signal(attempt.container_id)
+            signal = signal or self._engine.stop_signal(attempt.container)
         except (EngineAwayError, EngineRefusedError):
             signal = "SIGTERM"
         self.signal(attempt, signal)
@@ -242,7 +243,7 @@ class Work:
     def signal(self, attempt: Attempt, name: str) -> Outcome:
         """Through the engine or, where it is away or has lost the container, the kernel."""
         try:
-            self._engine.signal(attempt.container_id, name)
+            self._engine.signal(attempt.container, name)
         except (EngineAwayError, EngineRefusedError) as err:
             if not cgroup.signal_keeper(attempt.container_id, cgroup.number(name)):
                 return Outcome(detail=f"{name} could not be sent: {err}")
@@ -256,23 +257,23 @@ class Work:
 
     def autopsy(self, attempt: Attempt, *, present: bool) -> Outcome:
         """Its container does not run: what does that mean?"""
-        record = read_run(attempt.directory)
-        if record.ended or record.failed_errno is not None:
-            return Outcome(Event.ENDED)
         if cgroup.processes(attempt.container_id):
             return Outcome()  # the engine is wrong: it runs
+        record = read_run(attempt.directory)  # after the look: nothing is added any more
+        if record.ended or record.failed_errno is not None:
+            return Outcome(Event.ENDED)
         if record.started is None:
             return self._never_spoke(attempt)
         code, out_of_memory = 0, False
         if present:
             try:
-                found = self._engine.exit_of(attempt.container_id)
+                found = self._engine.exit_of(attempt.container)
                 code, out_of_memory = found.code, found.out_of_memory
             except NotThereError:
                 present = False
             except (EngineAwayError, EngineRefusedError):
                 return Outcome()  # look again when it answers
-        same_boot = record.started.boot_id == boot_id()
+        same_boot = record.started.boot_id in ("", boot_id())  # "": not to be had in gVisor
         loss = Loss(same_boot, attempt.engine_lapsed, present, code, out_of_memory)
         return Outcome(Event.LOST, loss=loss)
 
@@ -284,7 +285,11 @@ class Work:
         return Outcome(Event.NEVER_RAN, detail="will be started again", refused=True)
 
     def disk_use(self, attempt: Attempt) -> Outcome:
-        return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
+        try:
+            return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
+        except OSError as err:  # the task works against it; at the end it is looked at again
+            log.warning("%s: its use of disk is not known: %s", attempt.key.directory, err)
+            return Outcome()
 
     # -------------------------------------------------------------- end
 
@@ -293,10 +298,10 @@ class Work:
         directory = attempt.directory
         settle(directory)
         record = read_run(directory)
-        if attempt.stop is not None:
-            write_stop(directory, attempt.stop)
+        _keep_stop(attempt)
         cgroup.kill(attempt.container_id)
         (directory / SECRETS).unlink(missing_ok=True)
+        seal(directory)  # it holds the secrets where no keeper came
         verdict = judge(record, attempt.stop, attempt.failure, attempt.loss)
         packed, verdict = self._pack(attempt, record, verdict)
         report = _report(attempt, record, verdict, packed, self._runtime)
@@ -331,19 +336,41 @@ class Work:
                 self._engine.remove(container_name(attempt.key))
         except (EngineAwayError, EngineRefusedError) as err:
             return Outcome(Event.ENGINE_LOST, detail=f"its container is not removed yet: {err}")
-        for name in (CLAIM, INPUT, OUTPUT, BLOBS):
+        for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT):
             remove_tree(attempt.directory / name)
         return Outcome(Event.CLEANED)
+
+
+def beyond(spec: Spec) -> Failure | None:
+    """What it asks for that this version can't give: it never runs with less."""
+    if spec.requirements:
+        return Failure("dependencies", "requirements can't be installed by this version")
+    if spec.egress:
+        return Failure("node", "network EGRESS can't be given by this version")
+    if spec.gpus:
+        return Failure("node", f"{spec.gpus} GPUs were asked for, and this version gives none")
+    return None
+
+
+def guarded(job: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
+    """A full or failing disk is no reason to end the process: it would only meet it again."""
+    try:
+        return job(attempt)
+    except OSError as err:
+        return Outcome(failed=f"{getattr(job, '__name__', 'a job')}: {err}")
 
 
 def _failed(cause: str, sentence: str) -> Outcome:
     return Outcome(Event.PREPARE_FAILED, failure=Failure(cause, sentence))
 
 
-def _note_progress(attempt: Attempt, text: str) -> None:
-    attempt.progress = text
-    if attempt.abandoned.is_set():
-        raise AbandonedError
+def _keep_stop(attempt: Attempt) -> None:
+    """Durable, if the disk has room; else a life after this one may have to decide again."""
+    if attempt.stop is not None:
+        try:
+            write_stop(attempt.directory, attempt.stop)
+        except OSError as err:
+            log.error("%s: why it is stopped was not written: %s", attempt.key.directory, err)
 
 
 def _give_to_task(path: Path) -> None:

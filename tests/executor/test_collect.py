@@ -130,7 +130,19 @@ def test_small_entries_count_as_a_block(output: Path) -> None:
         (("a?c", "x"), "a/c", False),
         (("a.c",), "abc", False),
         (("/d/*",), "d/a", True),
+        (("d/*",), "d/e/a", True),
+        (("d/**",), "d/e/a", True),
+        (("d/**/x",), "d/x", True),
+        (("d/**/x",), "d/e/f/x", True),
+        (("d/**/x",), "d/e/f/y", False),
+        (("a*b*c",), "a1b2b3c", True),
+        (("a*b*c",), "a1b2b3", False),
+        (("*ab",), "aab", True),
+        (("*\n",), "x\n", True),
+        (("**/a*a*a*a*a*a*a*a*a*a*a*a*b",) * 9, "a" * 250, False),
+        (("/".join(["**", "a"] * 50),), "/".join(["a"] * 100) + "/b", True),
+        (("/".join(["**", "a"] * 50) + "/c",), "/".join(["a"] * 100) + "/b", False),
     ],
 )
 def test_globs(globs: tuple[str, ...], path: str, taken: bool) -> None:
-    assert bool(wanted_by(globs).match(path)) is taken
+    assert wanted_by(globs)(path) is taken

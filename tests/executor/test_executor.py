@@ -3,14 +3,19 @@
 import hashlib
 import io
 import os
+import signal
 import tarfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.errors import APIError
 
-from shared.messages import TaskPhase
+from procs.executor.verdict import Stop
+from procs.executor.work import write_stop
+from shared.messages import TaskPhase, WantedTask
 from shared.taskdir import MIB, InputSpec, TaskKey
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.system.engine.private import PrivateEngine
@@ -115,6 +120,55 @@ def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
     assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "image")
     assert "image missing.invalid/none:1 could not be pulled" in report.error
     assert report.started_unix_s is None
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "cause", "error"),
+    [
+        ("needs", {"requirements": ("numpy",)}, "dependencies", "requirements can't be installed"),
+        ("net", {"egress": True}, "node", "network EGRESS can't be given"),
+        ("gpu", {"gpus": 1}, "node", "1 GPUs were asked for"),
+        ("scheme", {"image": "https://x/y"}, "image", "https://x/y"),
+        ("capital", {"image": "Not/Valid:1"}, "image", "Not/Valid:1"),
+    ],
+)
+def test_it_never_runs_with_less_than_it_asked(
+    executor: ExecutorAlone, name: str, asked: dict[str, Any], cause: str, error: str
+) -> None:
+    report = executor.wait_report(executor.assign(task("true", name=name, **asked)))
+    assert (report.phase, report.exit_code, report.cause) == ("failed", -1, cause)
+    assert error in report.error
+
+
+def test_an_images_own_environment_may_be_too_much(executor: ExecutorAlone) -> None:
+    made = executor.docker.create_container("hivemind-test-task:1", ["x"])
+    environment = [f"A{number}={'x' * 60000}" for number in range(40)]
+    executor.docker.commit(made["Id"], "hivemind-test-big", conf={"Env": environment})
+    executor.docker.remove_container(made["Id"])
+    report = executor.wait_report(executor.assign(task(name="big", image="hivemind-test-big")))
+    assert (report.phase, report.cause) == ("failed", "start")
+    assert "command and environment" in report.error
+
+
+def test_a_spec_that_nobody_can_read_is_its_end(executor: ExecutorAlone) -> None:
+    directory = executor.home / "tasks" / "garbled.1"
+    directory.mkdir()
+    (directory / "spec").write_text('{"task_id": "garbled", "attempt": 1, "cpus": NaN}')
+    key = TaskKey("garbled", 1)
+    executor.wanted[key] = WantedTask(task_id="garbled", attempt=1)
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "node")
+    assert "can't be read" in report.error
+
+
+def test_a_cancel_that_was_on_disk_when_it_was_killed_is_kept(executor: ExecutorAlone) -> None:
+    """Killed between the note of the stop and the report: the next life must not run it."""
+    spec = task("sh", "-c", "echo ran", name="noted")
+    directory = executor.home / "tasks" / "noted.1"
+    directory.mkdir()
+    write_stop(directory, Stop(TaskPhase.CANCELLED, "noted", 1, "b"))
+    report = executor.wait_report(executor.assign(spec))
+    assert (report.phase, report.exit_code, report.error) == ("cancelled", -1, "noted")
 
 
 def test_out_of_memory(executor: ExecutorAlone) -> None:
@@ -273,3 +327,26 @@ def test_the_engine_goes_and_comes_back_under_a_task(
     assert executor.output(key) == b"".join(b"%d\n" % i for i in range(60))
     executor.wait(lambda: executor.available(), "the engine known to be back")
     executor.wait(lambda: executor.containers() == [], "no container left")
+
+
+def test_an_engine_that_hangs_is_known_and_does_not_keep_the_process(
+    engine: PrivateEngine, executor: ExecutorAlone
+) -> None:
+    keys = [executor.assign(task(*ASLEEP, name=f"hang-{n}", cpus=0.1)) for n in range(3)]
+    for key in keys:
+        is_up(executor, key)
+    pid = int((engine.folder / "docker.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for key in keys:
+            executor.cancel(key)  # their stops hang in the engine
+        executor.wait(lambda: not executor.available(), "the engine known to be away", 20)
+        seen = executor.state()
+        executor.wait(lambda: executor.state() not in (None, seen), "beats go on", 10)
+        before = executor.pid()
+        os.kill(before, signal.SIGTERM)
+        executor.wait(lambda: not Path(f"/proc/{before}").exists(), "its end in order", 8)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for key in keys:
+        assert executor.wait_report(key).phase == "cancelled"

@@ -172,3 +172,28 @@ def test_what_never_comes_says_why(inputs: Inputs) -> None:
     (inputs.directory / BLOBS / "0.missing").write_text("the master does not have it")
     with pytest.raises(InputError, match="input 'a': the master does not have it"):
         missing(inputs.directory, inputs.spec)
+
+
+def test_a_link_that_no_file_system_takes_is_the_archives_fault(inputs: Inputs) -> None:
+    inputs.add("a", tar(("x", None, "y" * 5000)), unpack=True)
+    with pytest.raises(InputError, match="can't be unpacked"):
+        inputs.lay_out()
+
+
+def test_a_link_with_a_nul_is_the_archives_fault(inputs: Inputs) -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, b"a\0b")
+    inputs.add("a", raw.getvalue(), unpack=True)
+    with pytest.raises(InputError, match="can't be unpacked"):
+        inputs.lay_out()
+
+
+def test_a_header_that_would_fill_the_memory_is_refused(inputs: Inputs) -> None:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 30
+    inputs.add("a", info.tobuf() + bytes(10240), unpack=True)
+    with pytest.raises(InputError, match="a header of 1073741824 bytes"):
+        inputs.lay_out()

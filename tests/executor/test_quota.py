@@ -12,6 +12,7 @@ from procs.executor.quota import (
     capacity,
     choose,
     grant,
+    shortage,
 )
 from shared.messages import Capacity
 from shared.taskdir import GIB, MIB, Spec
@@ -99,3 +100,26 @@ def test_cpu_is_shared_out_beyond_what_there_is_up_to_a_limit() -> None:
 def test_only_so_many_are_prepared_at_once() -> None:
     waiting = [spec(f"t{n:02}", cpus=0.1, memory=MIB, age=n) for n in range(20)]
     assert len(choose(waiting, [], 3, MOST)) == MOST_IN_PREPARATION - 3
+
+
+def test_one_that_an_empty_node_could_not_take_keeps_nobody_waiting() -> None:
+    """As when the trust level has sunk since it was accepted."""
+    waiting = [spec("large", memory=5 * GIB, age=1), spec("small", age=2)]
+    assert names(choose(waiting, [], 0, MOST)) == ["small"]
+    said = shortage(grant(waiting[0], MOST), [], MOST)
+    assert said == f"it needs {5 * GIB} bytes of memory, tasks on this node may have {4 * GIB} now"
+    assert shortage(grant(waiting[1], MOST), [], MOST) == ""
+
+
+def test_what_running_tasks_may_write_comes_back() -> None:
+    held = Grant(1.0, MIB, 8 * GIB, 1)
+    wish = Grant(1.0, MIB, 15 * GIB, 1)
+    assert shortage(wish, [], MOST) != ""
+    assert shortage(wish, [held], MOST) == ""
+
+
+def test_nobody_is_given_nothing() -> None:
+    nothing = Capacity()
+    wish = grant(Spec(task_id="t", attempt=1, image="i"), nothing)
+    assert min(wish.cpus, wish.memory_bytes, wish.disk_bytes, wish.processes) > 0
+    assert shortage(wish, [], nothing) != ""

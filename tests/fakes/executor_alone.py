@@ -117,7 +117,7 @@ class ExecutorAlone:
     ) -> TaskKey:
         """Accept a task as master_link does, and want it (else as `wanted` has it already)."""
         directory = self.directory(spec.key)
-        (directory / "blobs").mkdir(parents=True)
+        (directory / "blobs").mkdir(parents=True, exist_ok=True)
         for index, blob in enumerate(blobs):
             (directory / "blobs" / str(index)).write_bytes(blob)
         if secrets:
