@@ -11,13 +11,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.settings import SettingsError
+
 BUSY_S = 5.0  # a reader holds no lock longer
 SYNCHRONOUS = ("NORMAL", "FULL")
 PARTS = ("", "-wal", "-shm")
 
 
-class NewerDatabaseError(Exception):
-    """A later version of this program wrote the file: it is left as it is."""
+class NewerDatabaseError(SettingsError):
+    """A later version of this program wrote the file: it is left as it is, and the process stays
+    down."""
 
     def __init__(self, path: Path, found: int, known: int) -> None:
         super().__init__(

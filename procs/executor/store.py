@@ -15,13 +15,12 @@ from queue import Empty, SimpleQueue
 
 import msgspec
 
+from shared.database import open_database, set_aside
 from shared.messages import HeldTask, PhaseAt, TaskPhase
-from shared.settings import SettingsError
 from shared.taskdir import Report, TaskKey
 
 log = logging.getLogger("executor")
 
-VERSION = 1
 KEPT_DAYS = 30
 MOST_ROWS = 50_000
 TRIM_EACH_S = 3600.0
@@ -60,45 +59,18 @@ DELETE FROM tasks WHERE changed_unix_s < max(?, ifnull(
 """
 
 
-class NewerDatabaseError(SettingsError):
-    """The database was written by a newer version of this program: stay down until updated."""
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA busy_timeout = 5000")
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found > VERSION:
-        connection.close()
-        raise NewerDatabaseError(
-            f"{path} has version {found}, this program knows {VERSION}: update it"
-        )
-    if found == 0:
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    whole = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
-    if not whole or not connection.execute(HAS_TABLE).fetchone():
-        connection.close()
-        raise sqlite3.DatabaseError("it is damaged")
-    return connection
-
-
-def open_or_set_aside(path: Path) -> sqlite3.Connection | None:
-    """The database, ready; one that is broken is renamed and made anew. None: no room, or no
-    reading of the disk now; that says nothing about the file."""
+def open_if_possible(path: Path) -> sqlite3.Connection | None:
+    """None: no room, or no reading of the disk now; that says nothing about the file."""
     try:
-        return _open(path)
+        connection = open_database(path, [SCHEMA], log)
+        if connection.execute(HAS_TABLE).fetchone():
+            return connection
+        connection.close()
+        set_aside(path, sqlite3.DatabaseError("it has no table"), log)
+        return open_database(path, [SCHEMA], log)
     except sqlite3.OperationalError as err:
         log.error("history: %s can't be opened now: %s", path, err)
         return None
-    except sqlite3.DatabaseError as err:
-        aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
-        log.error("%s is broken (%s): set aside as %s and begun anew", path, err, aside.name)
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _open(path)
 
 
 def row(held: HeldTask, accepted_unix_s: float, report: Report | None) -> tuple[object, ...]:
@@ -124,7 +96,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = open_or_set_aside(path)
+        self._connection = open_if_possible(path)
         self._queue: SimpleQueue[tuple[object, ...] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._trim_due_s = 0.0
@@ -168,7 +140,7 @@ class Store:
         self._queue.put(None)  # close() was called: write what there is, then end
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
-        self._connection = self._connection or open_or_set_aside(self._path)
+        self._connection = self._connection or open_if_possible(self._path)
         if self._connection is None:
             return
         try:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from procs.executor.store import KEPT_DAYS, VERSION, NewerDatabaseError, Store, row
+from procs.executor.store import KEPT_DAYS, Store, row
+from shared.database import NewerDatabaseError
 from shared.messages import HeldTask, PhaseAt, TaskPhase
 from shared.taskdir import Report, TaskKey
 
@@ -50,7 +51,7 @@ def test_a_broken_one_is_set_aside(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"garbage" * 1000)
     else:
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("PRAGMA user_version = 1")
     write(path, row(held("a"), 1.0, None))
     assert names(path) == ["a"]
     assert len(list(tmp_path.glob("db.broken-*"))) == 1
@@ -60,7 +61,7 @@ def test_a_newer_one_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "db"
     write(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        connection.execute("PRAGMA user_version = 2")
     with pytest.raises(NewerDatabaseError, match="update it"):
         Store(path)
     assert list(tmp_path.glob("*.broken*")) == []

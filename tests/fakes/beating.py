@@ -1,5 +1,6 @@
 """A process of the worker for the tests of shared/service.py: beats as "executor"; where the
-home has a file `fail`, it raises. Appends "begin", its beats' times and "close" to `<home>/story`.
+home has a file `fail`, it raises; `refuse`: SettingsError, late.
+Appends "begin", its beats' times and "close" to `<home>/story`.
 """
 
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterable
 
 from shared import service
 from shared.messages import TaskState
+from shared.settings import SettingsError
 
 
 class Beating:
@@ -16,6 +18,8 @@ class Beating:
     def __init__(self, context: service.Context) -> None:
         self._context = context
         self._note("begin")
+        if (context.home / "refuse").exists():
+            raise SettingsError("a database is newer")
 
     def _note(self, text: str) -> None:
         with (self._context.home / "story").open("a") as file:

@@ -110,6 +110,24 @@ def test_wrong_settings_stay_down(home: Path, supervised: Start) -> None:
     assert logged(home, "spawned:") == 1
 
 
+def test_what_a_process_finds_wrong_late_keeps_it_down_too(
+    home: Path, supervised: Start
+) -> None:
+    (home / "refuse").touch()
+    supervised("executor")
+    until(lambda: logged(home, "exited: executor (exit status 2; expected)"), "exit 2")
+    assert (home / "executor.err").read_text() == "executor: a database is newer\n"
+    assert "Traceback" not in (home / "log" / "executor.log").read_text()
+
+
+def test_a_home_that_leaves_no_room_for_a_socket_keeps_it_down(
+    home: Path, supervised: Start
+) -> None:
+    supervised("executor", HIVEMIND_HOME=str(home / ("x" * 100)))
+    until(lambda: logged(home, "exited: executor (exit status 2; expected)"), "exit 2")
+    assert "set HIVEMIND_HOME to a shorter path" in (home / "executor.err").read_text()
+
+
 def test_a_failure_comes_back_and_says_why(home: Path, supervised: Start) -> None:
     (home / "fail").touch()
     supervised("executor")
