@@ -53,6 +53,23 @@ def configuration(programs: Iterable[str]) -> str:
     return text.replace("%(here)s/procs", f"{ROOT}/procs")
 
 
+def programs_of(supervisord: int) -> dict[str, int]:
+    """Program → pid of a supervisord's children; one that is still its start script is left out."""
+    found: dict[str, int] = {}
+    children = Path(f"/proc/{supervisord}/task/{supervisord}/children")
+    for pid in children.read_text().split():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        module = next((word for word in words if word.startswith("procs.")), None)
+        if module is not None:
+            instance = words[words.index(module) + 1]
+            name = module.removeprefix("procs.")
+            found[f"{name}@{instance}" if instance else name] = int(pid)
+    return found
+
+
 class Supervised:
     """A supervisord that runs; `home` is its worker's home, and its own files lie there too."""
 
@@ -77,19 +94,7 @@ class Supervised:
 
     def pids(self) -> dict[str, int]:
         """Program → pid, as the kernel has it: what supervisord started and what became of it."""
-        found: dict[str, int] = {}
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        for pid in children.read_text().split():
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            module = next((word for word in words if word.startswith("procs.")), None)
-            if module is not None:
-                instance = words[words.index(module) + 1]
-                name = module.removeprefix("procs.")
-                found[f"{name}@{instance}" if instance else name] = int(pid)
-        return found
+        return programs_of(self.pid)
 
     def next(
         self, kind: type[M], where: Callable[[M], bool] = lambda _: True, synced: bool = True
