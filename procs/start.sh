@@ -5,4 +5,5 @@
 python=$(tr '\0' '\n' <"/proc/$PPID/cmdline" | head -n 1)
 folder=$1
 shift
+trap 'sleep 1' EXIT # if it can't be run: supervisord starts this anew at once, without end
 exec "$python" -m "procs.$folder" "$@"

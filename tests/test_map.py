@@ -61,6 +61,12 @@ def test_each_program_has_its_folder_and_each_folder_its_program() -> None:
 
 
 @pytest.mark.parametrize("name", programs())
+def test_each_program_can_be_started(name: str) -> None:
+    """start.sh becomes `python -m procs.FOLDER`."""
+    assert (ROOT / "procs" / folder(name) / "__main__.py").is_file()
+
+
+@pytest.mark.parametrize("name", programs())
 def test_each_program_comes_back_unless_its_settings_are_wrong(name: str) -> None:
     program = programs()[name]
     start = f"/bin/sh %(here)s/procs/start.sh {name.replace('@', ' ')}"
