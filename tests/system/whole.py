@@ -27,11 +27,12 @@ import docker
 
 from procs.client.api import Master as Api
 from shared.bus import Tap
+from shared.messages import TaskState
 from tests.fakes.supervised import programs_of
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("master_link", "executor", "monitor@host", "vpn", "web", "watchdog")
-LONGEST_S = 90.0  # a loaded machine; nothing here takes a tenth of it on a quiet one
+LONGEST_S = 60.0  # a loaded machine; nothing here takes a tenth of it on a quiet one
 EVERY_S = 0.002  # between two looks: what is measured is printed in milliseconds
 SUPERVISORD = (sys.executable, "-m", "supervisor.supervisord", "-c", "supervisor.conf")
 SUPERVISORCTL = (sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisor.conf")
@@ -135,6 +136,19 @@ class Worker:
                 if heard is not None and heard[1].synced and heard[1].at_s >= began_s:
                     missing.discard(heard[0])
         assert not missing, f"silent: {missing}\n{self.logs()}"
+
+    def may_take(self, memory_bytes: int) -> None:
+        """The executor has heard how far the master trusts this node."""
+        with closing(Tap(self.home, ["task.state"])) as tap:
+
+            def enough() -> bool:
+                heard = tap.next(0.1)
+                state = heard[1] if heard is not None else None
+                return isinstance(state, TaskState) and (
+                    state.capacity.memory_bytes >= memory_bytes
+                )
+
+            until(enough, f"a task may have {memory_bytes} bytes")
 
     def logs(self) -> str:
         paths = sorted((self.home / "log").glob("*.log"))
