@@ -1,0 +1,196 @@
+"""Submit→result of trivial tasks through the whole worker, as a ratio to the bare container.
+
+    python -m tests.bench.latency [COUNT]
+
+One bare, one ours, in turn: create, start, wait, logs and remove through Docker's API, behind
+the same walls and with Docker's local log driver; then the same command as a task. A task's
+container is removed after its result, so the ratio without the bare removal is printed too. The
+master is a small one in this process: the worker is what is measured.
+"""
+
+import asyncio
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from procs.executor.quota import DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, Grant
+from procs.executor.sandbox import Image, Place, container
+from shared.pb import hivemind_pb2 as pb
+from shared.taskdir import REPORT, TaskKey, read_report
+from tests.fakes.link_master import FakeMaster
+from tests.system.engine.private import PrivateEngine
+from tests.system.whole import LONGEST_S, Worker, check_out, docker_api, short_folder
+
+COMMAND = ("python3", "-c", "print('hello')")
+GRANT = Grant(1.0, DEFAULT_MEMORY_BYTES, DEFAULT_DISK_BYTES, 256)
+HEARTBEAT_S = 10.0
+WARM_UP = 3  # the first runs read the image from disk
+TARGET = 1.15
+
+
+@contextmanager
+def own_engine() -> Iterator[PrivateEngine]:
+    private = PrivateEngine(Path(tempfile.mkdtemp(prefix="hme-", dir="/tmp")))
+    try:
+        private.start()
+        yield private
+    finally:
+        private.stop("--purge")
+
+
+@asynccontextmanager
+async def connected(
+    engine: PrivateEngine, folder: Path
+) -> AsyncIterator[tuple[Worker, FakeMaster]]:
+    """The whole worker, registered with a master in this process."""
+    check_out(folder)
+    master = FakeMaster()
+    master.heartbeat_s = HEARTBEAT_S
+    await master.start()
+    settings = {"DOCKER_HOST": engine.host, "TASK_IMAGE": engine.task_image}
+    worker = Worker(folder, MASTER_NODE_URL=master.url, **settings)
+    worker.start()
+    try:
+        await master.until(lambda: master.channel is not None, LONGEST_S)
+        await asyncio.to_thread(worker.may_take, GRANT.memory_bytes)
+        yield worker, master
+    finally:
+        await asyncio.to_thread(worker.stop)
+        await master.close()
+
+
+class Bare:
+    """The same container with nothing of ours."""
+
+    def __init__(self, api: docker.APIClient, image: str, folder: Path) -> None:
+        self._api = api
+        self._folder = folder
+        place = Place(TaskKey("bare", 1), folder, folder, "", folder)
+        found: dict[str, Any] = api.inspect_image(image)  # type: ignore[no-untyped-call]
+        self._body = container(place, Image(found["Id"]), GRANT, "runc")
+        self._body |= {"Entrypoint": found["Config"]["Entrypoint"], "Cmd": list(COMMAND)}
+        self._body["Env"] = found["Config"]["Env"]
+        host = self._body["HostConfig"]
+        host["LogConfig"] = {"Type": "local"}
+        host["Mounts"] = [m for m in host["Mounts"] if m["Target"] in ("/task", "/output")]
+
+    def run(self) -> tuple[float, float]:
+        """Seconds of one run, and of its removal alone."""
+        for name in ("input", "output"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            (self._folder / name).mkdir(parents=True)
+        os.chown(self._folder / "output", 65534, 65534)
+        began_s = time.monotonic()
+        made = self._api.create_container_from_config(self._body)  # type: ignore[no-untyped-call]
+        self._api.start(made["Id"])
+        assert self._api.wait(made["Id"])["StatusCode"] == 0
+        assert self._api.logs(made["Id"]) == b"hello\n"
+        logged_s = time.monotonic()
+        self._api.remove_container(made["Id"], v=True)
+        removed_s = time.monotonic()
+        return removed_s - began_s, removed_s - logged_s
+
+
+async def ours(master: FakeMaster, key: TaskKey) -> tuple[float, float, float]:
+    """Wall-clock times of one task's submission, acceptance and result."""
+    arrived: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def note(_: TaskKey) -> None:
+        if not arrived.done():
+            arrived.set_result(time.time())
+
+    master.on_result = note
+    submitted = time.time()
+    request = pb.TaskAssignmentRequest(task_id=key.task_id, attempt=1, command=COMMAND)
+    answer = await master.assign(request)
+    accepted = time.time()
+    assert answer.accepted, answer
+    result = await asyncio.wait_for(arrived, LONGEST_S)
+    assert master.memory.log(key) == b"hello\n"
+    return submitted, accepted, result
+
+
+def stages(worker: Worker, key: TaskKey, times: tuple[float, float, float]) -> dict[str, float]:
+    """Where a task's time went, in milliseconds, from its report's phases."""
+    submitted, accepted, result = times
+    places = (worker.home / name / key.directory for name in ("kept", "tasks"))
+    report = read_report(next(place for place in places if (place / REPORT).exists()))
+    at = {str(phase.phase): phase.at_unix_s for phase in report.phases}
+    ended = report.finished_unix_s
+    points = {
+        "submit to accepted": (submitted, accepted),
+        "accepted to preparing": (at["accepted"], at["preparing"]),
+        "preparing to running": (at["preparing"], at["running"]),
+        "running (the task itself)": (at["running"], ended),
+        "ended to collecting": (ended, at["collecting"]),
+        "collecting to result": (at["collecting"], result),
+    }
+    return {name: 1000 * (end - begin) for name, (begin, end) in points.items()}
+
+
+async def measure(count: int) -> float:
+    with own_engine() as engine, short_folder() as folder, docker_api(engine.host) as api:
+        async with connected(engine, folder / "c") as (worker, master):
+            bare = Bare(api, engine.task_image, folder / "bare")
+            bare_s: list[float] = []
+            removal_s: list[float] = []
+            ours_s: list[float] = []
+            parts: list[dict[str, float]] = []
+            for number in range(-WARM_UP, count):
+                whole_s, last_s = await asyncio.to_thread(bare.run)
+                key = TaskKey(f"t{number + WARM_UP}", 1)
+                times = await ours(master, key)
+                if number >= 0:
+                    bare_s.append(whole_s)
+                    removal_s.append(last_s)
+                    ours_s.append(times[2] - times[0])
+                    parts.append(stages(worker, key, times))
+                await asyncio.to_thread(_is_let_go, worker)
+    return _print(bare_s, removal_s, ours_s, parts)
+
+
+def _is_let_go(worker: Worker) -> None:
+    """Its container is removed after the result: not at the next one's cost."""
+    deadline_s = time.monotonic() + LONGEST_S
+    while worker.held():
+        assert time.monotonic() < deadline_s, worker.held()
+        time.sleep(0.01)
+
+
+def _print(
+    bare_s: list[float], removal_s: list[float], ours_s: list[float], parts: list[dict[str, float]]
+) -> float:
+    print(f"{len(ours_s)} tasks, load average {os.getloadavg()[0]:.2f}; milliseconds")
+    _line("bare", bare_s)
+    _line("  of that its removal", removal_s)
+    _line("ours", ours_s)
+    for name in parts[0]:
+        _line(f"  {name}", [part[name] / 1000 for part in parts])
+    ratio = statistics.median(ours_s) / statistics.median(bare_s)
+    p90 = _ms(ours_s, 0.9) / _ms(bare_s, 0.9)
+    unremoved_s = [whole - last for whole, last in zip(bare_s, removal_s, strict=True)]
+    print(f"ratio: median {ratio:.3f} (target {TARGET}), p90 {p90:.3f}")
+    print(f"  without the removal: median {_ms(ours_s, 0.5) / _ms(unremoved_s, 0.5):.3f}")
+    return ratio
+
+
+def _line(name: str, figures: list[float]) -> None:
+    print(f"  {name:<28} median {_ms(figures, 0.5):6.1f}   p90 {_ms(figures, 0.9):6.1f}")
+
+
+def _ms(figures: list[float], share: float) -> float:
+    return 1000 * sorted(figures)[min(int(share * len(figures)), len(figures) - 1)]
+
+
+if __name__ == "__main__":
+    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    sys.exit(asyncio.run(measure(wanted)) > TARGET)
