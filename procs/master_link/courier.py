@@ -160,7 +160,8 @@ class Courier:
         )
         if self._attempt.phase_sent is not status.phase:
             self._attempt.phase_sent = status.phase
-            self._desk.records.save_later(self._attempt)
+            await self._desk.records.save(self._attempt)  # before the next: a life that begins
+            # between the two must not tell an earlier phase after a later one
         if not wanted:
             await self._desk.stop(
                 self._attempt, StopReason.CANCELLED, "the master does not want it any more"

@@ -64,6 +64,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.accept_node = True
         self.acknowledge: Callable[[TaskKey], bool] = lambda key: True
         self.on_result: Callable[[TaskKey], None] = lambda key: None
+        self.on_status: Callable[[pb.TaskStatusRequest], None] = lambda status: None
         self.on_log: Callable[[pb.TaskLogChunk], None] = lambda chunk: None
         self.wanted = True
         self.fail: dict[str, grpc.StatusCode] = {}  # method -> how it fails
@@ -223,6 +224,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     ) -> pb.TaskStatusResponse:
         await self._note("ReportTaskStatus", context)
         assert key_of(request) not in self.memory.results, "a status after the result"
+        self.on_status(request)
         self.memory.statuses.setdefault(key_of(request), []).append(request)
         return pb.TaskStatusResponse(wanted=self.wanted)
 

@@ -1,9 +1,11 @@
 """A task's way through master_link: assigned, reported, delivered, kept; by the contract."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 
@@ -240,6 +242,27 @@ def test_an_unwanted_task_is_stopped() -> None:
             assert result.state == pb.TASK_STATE_CANCELLED
 
     asyncio.run(scenario())
+
+
+def test_a_phase_is_told_only_when_the_one_before_is_on_disk() -> None:
+    """Else a crash in between would tell an earlier phase after a later one."""
+    stored: list[str] = []
+
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            path = f"file:{r.home}/lib/link.db?mode=ro"
+
+            def look(status: pb.TaskStatusRequest) -> None:
+                with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
+                    row = database.execute("SELECT phase_sent FROM attempts").fetchone()
+                stored.append(str(row[0] or "") if row else "")
+
+            r.master.on_status = look
+            await r.assign(KEY)
+            await r.delivered(KEY)
+
+    asyncio.run(scenario())
+    assert stored == ["", TaskPhase.PREPARING, TaskPhase.RUNNING]
 
 
 def test_progress_goes_out_and_accepted_only_with_a_reason() -> None:
