@@ -8,12 +8,13 @@ Reads task.want, link.state. Publishes task.state.
 
 import logging
 import os
+import resource
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from procs.executor import cgroup, core, prepare, quota, wants
+from procs.executor import core, prepare, quota, wants
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.bells import Bells
 from procs.executor.core import ALIVE, Event, Instruction, Step
@@ -24,11 +25,12 @@ from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started
 from procs.executor.store import Store, row
+from procs.executor.use import sample
 from procs.executor.verdict import Failure, Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
 from procs.executor.work import Work, boot_id, guarded, read_run
 from shared import messages, service, taskdir
-from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskUse, TaskWant
+from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant
 from shared.taskdir import TASKS, TaskKey
 
 log = logging.getLogger("executor")
@@ -326,7 +328,7 @@ class Executor:
             if ran_s >= attempt.spec.timeout_s:
                 sentence = f"it ran longer than its timeout of {attempt.spec.timeout_s:g} s"
                 self._stop(attempt, TaskPhase.TIMED_OUT, sentence)
-            self._sample(attempt)
+            sample(attempt)
             self._look_at_disk(attempt, now_s)
         if attempt.step is Step.STOPPING and now_s >= attempt.stop_due_s:
             self._harder(attempt, now_s)
@@ -351,21 +353,6 @@ class Executor:
             return
         attempt.waits_for_inputs = False
         self._apply(attempt, Event.INPUTS_ARRIVED)
-
-    def _sample(self, attempt: Attempt) -> None:
-        found = cgroup.use(attempt.container_id) if attempt.container_id else None
-        if found is None or attempt.grant is None:
-            return
-        before, attempt.last_cpu_ns = attempt.last_cpu_ns, found.cpu_ns
-        used_s = (found.cpu_ns - before) / 1e9 / service.PERIOD_S if before is not None else 0.0
-        memory = attempt.grant.memory_bytes
-        attempt.use = TaskUse(
-            cpu_pct=round(100 * used_s / attempt.grant.cpus, 1),
-            memory_bytes=found.memory_bytes,
-            memory_limit_bytes=memory,
-        )
-        attempt.memory_sum_pct += 100 * found.memory_bytes / memory
-        attempt.memory_samples += 1
 
     def _look_at_disk(self, attempt: Attempt, now_s: float) -> None:
         if now_s >= attempt.disk_due_s and not self._jobs.is_busy((attempt.key, "disk")):
@@ -457,5 +444,12 @@ _MEMORY_BYTES = _memory_bytes()
 _ENDED_STATES = ("exited", "dead", "created", "removing")
 
 
+def _allow_descriptors() -> None:
+    """As many as the system lets us have: a deep output holds one a level, in each thread."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> int:
+    _allow_descriptors()
     return service.run(NAME, CAPABILITIES, READS, Executor)

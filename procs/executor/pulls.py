@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from procs.executor.engine import Engine, EngineAwayError, EngineRefusedError
+from procs.executor.engine import Engine, EngineAwayError, EngineRefusedError, NotThereError
 from procs.executor.jobs import Jobs
 
 MOST_AT_ONCE = 4  # more only share the line; the others wait their turn
@@ -74,7 +74,8 @@ class Pulls:
 
     def _pull(self, image: str, pull: _Pull) -> Pulled:
         try:
-            self._engine.pull(image, _noting(pull))
+            if not self._is_here(image):
+                self._engine.pull(image, _noting(pull))
         except _UnwantedError:
             return Pulled(image, away=True)
         except EngineRefusedError as err:
@@ -82,6 +83,14 @@ class Pulls:
         except EngineAwayError:
             return Pulled(image, away=True)
         return Pulled(image, time.monotonic() - pull.began_s)
+
+    def _is_here(self, image: str) -> bool:
+        """It may have come since somebody missed it, with a pull that ended just then."""
+        try:
+            self._engine.image(image)
+        except NotThereError:
+            return False
+        return True
 
 
 def _noting(pull: _Pull) -> Callable[[str], None]:

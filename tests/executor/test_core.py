@@ -48,6 +48,11 @@ def test_an_end_is_collected_from_every_step_where_a_process_may_be(
     assert move("t.1", step, event) == (Step.COLLECTING, Instruction.COLLECT)
 
 
+@pytest.mark.parametrize("event", [Event.NEVER_RAN, Event.PREPARE_FAILED])
+def test_a_start_that_fails_under_a_stop_is_an_end(event: Event) -> None:
+    assert move("t.1", Step.STOPPING, event) == (Step.COLLECTING, Instruction.COLLECT)
+
+
 def test_it_is_started_only_after_it_was_prepared() -> None:
     starts = [pair for pair, (_, instruction) in MOVES.items() if instruction is Instruction.START]
     assert starts == [(Step.PREPARING, Event.PREPARED)]

@@ -45,6 +45,11 @@ def is_up(executor: ExecutorAlone, key: TaskKey) -> None:
     executor.wait(lambda: b"up" in executor.output(key), f"{key} up")
 
 
+def said(executor: ExecutorAlone, key: TaskKey) -> str:
+    held = executor.held(key)
+    return held.detail if held else ""
+
+
 def test_a_task_runs_and_nothing_is_left(executor: ExecutorAlone) -> None:
     data = b"input\n"
     inputs = (InputSpec(path="in/x.txt", size_bytes=6, sha256=hashlib.sha256(data).hexdigest()),)
@@ -327,6 +332,18 @@ def test_the_engine_goes_and_comes_back_under_a_task(
     assert executor.output(key) == b"".join(b"%d\n" % i for i in range(60))
     executor.wait(lambda: executor.available(), "the engine known to be back")
     executor.wait(lambda: executor.containers() == [], "no container left")
+
+
+def test_a_report_that_finds_no_room_is_written_later(executor: ExecutorAlone) -> None:
+    key = executor.assign(task("sh", "-c", "echo up; sleep 1; exit 4", name="no-room"))
+    is_up(executor, key)
+    in_the_way = executor.directory(key) / ".report.new"
+    in_the_way.mkdir()
+    pid = executor.pid()
+    executor.wait(lambda: "collect:" in said(executor, key), "a first try")
+    in_the_way.rmdir()
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code, executor.pid()) == ("failed", 4, pid)
 
 
 def test_an_engine_that_hangs_is_known_and_does_not_keep_the_process(
