@@ -11,7 +11,6 @@ from tests.system.whole import Master, Worker, processes_of, things, until, whol
 
 pytestmark = [pytest.mark.docker, pytest.mark.system]
 
-PROMISE_S = 1.0
 COUNTING = """
 import os, sys, time
 with open("/output/begun", "a") as file:
