@@ -21,8 +21,8 @@ def start_fault(argv: Sequence[str | bytes], environment: Mapping[str, str]) -> 
         if fault is not None:
             return f"{field}: {fault}"
         total += len(encoded(string)) + 1 + POINTER_BYTES
-    if total > MAX_START_BYTES:
-        return f"command and environment: {total} bytes in all, {MAX_START_BYTES} are possible"
+        if total > MAX_START_BYTES:
+            return f"command and environment: over {MAX_START_BYTES} bytes in all"
     return next(filter(None, map(_name_fault, environment)), None)
 
 

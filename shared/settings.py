@@ -76,6 +76,28 @@ def split_address(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+IMAGE = re.compile(  # as Docker reads a reference; one without a slash has no host
+    rf"((?:{_HOST}(?:\.{_HOST})*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*)"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{32,128})?"
+)
+MAX_IMAGE_NAME = 255
+
+
+def is_image(text: str) -> bool:
+    """A reference that Docker takes: a name, and maybe a tag, a digest."""
+    found = IMAGE.fullmatch(text) if len(text) < 2 * MAX_IMAGE_NAME + 256 else None
+    return found is not None and len(found[1]) <= MAX_IMAGE_NAME
+
+
+def _image(raw: str) -> str:
+    if not is_image(raw):
+        raise ValueError("must be an image's name such as debian:12, in lower case")
+    return raw
+
+
 def _text(raw: str) -> str:
     if not raw.isprintable():
         raise ValueError("must be one line of text")
@@ -171,7 +193,7 @@ SETTINGS = (
     Setting("LOG_LEVEL", "log_level", "INFO", _level, "DEBUG, INFO, WARNING or ERROR"),
     Setting("DOCKER_HOST", "docker_host", "unix:///var/run/docker.sock", _text, "Docker's socket"),
     Setting(
-        "TASK_IMAGE", "task_image", "justin308/hivemind-worker", _text,
+        "TASK_IMAGE", "task_image", "justin308/hivemind-worker", _image,
         "the image of tasks that name none",
     ),
     Setting(

@@ -7,12 +7,12 @@ sends it nowhere else. What merely does not fit here is shared/admission.py's to
 import hashlib
 import math
 import re
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence, Sized
 from typing import NoReturn
 
 from shared.limits import start_fault
 from shared.pb import hivemind_pb2 as pb
+from shared.settings import is_image
 from shared.taskdir import (
     DEFAULT_LOG_LIMIT_BYTES,
     DEFAULT_OUTPUT_LIMIT_BYTES,
@@ -27,8 +27,10 @@ MAX_ASSIGNMENT_BYTES = 16 * 2**20
 MAX_INPUTS = 10_000  # 16 MiB of empty inputs would cost 700 MB of memory
 MAX_INLINE_BYTES = 2**20
 MAX_SIZE_BYTES = 2**63 - 1  # of what Docker and SQLite can count
-MAX_PATH_BYTES, MAX_NAME_BYTES = 4000, 255  # the file system's own, less what stands before
-IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,511}")
+MAX_PATH_BYTES, MAX_NAME_BYTES = 3800, 255  # the file system's own, less what stands before
+MAX_LINES = 10_000  # requirements, globs, labels, each
+MAX_PROCESSES = 2**22 - 1  # the kernel has no more, with the keeper's own
+LEAST_CPUS = 0.01  # as Docker has it
 DIGEST_BYTES = 32
 NO_COMMAND = "the image's own"  # stands for it where the strings are counted
 
@@ -44,19 +46,20 @@ def read(request: pb.TaskAssignmentRequest, default_image: str, now_unix_s: floa
     _check_name(request)
     _check_strings(request)
     _check_resources(request.resources)
+    _check_count("labels", request.labels)
     return Spec(
         task_id=request.task_id,
         attempt=request.attempt,
-        image=_image(request.image or default_image),
+        image=_image(request.image) if request.image else default_image,
         command=tuple(request.command),
         environment=dict(request.environment),
         secret_names=tuple(sorted(request.secrets)),
-        cpus=request.resources.cpus,
+        cpus=request.resources.cpus and max(request.resources.cpus, LEAST_CPUS),
         memory_bytes=request.resources.memory_bytes,
         gpus=request.resources.gpus,
         gpu_memory_bytes=request.resources.gpu_memory_bytes,
         disk_bytes=request.resources.disk_bytes,
-        processes=request.resources.processes,
+        processes=min(request.resources.processes, MAX_PROCESSES),
         timeout_s=_timeout_s(request),
         stop_grace_s=_stop_grace_s(request),
         priority=request.priority,
@@ -96,7 +99,7 @@ def _check_name(request: pb.TaskAssignmentRequest) -> None:
 
 
 def _image(image: str) -> str:
-    if not IMAGE.fullmatch(image):
+    if not is_image(image):
         _refuse("image", "is not an image's name")
     return image
 
@@ -109,7 +112,10 @@ def _check_strings(request: pb.TaskAssignmentRequest) -> None:
         if name in request.environment:
             _refuse("secrets", f"{name} is in environment too")
     command = request.command or (NO_COMMAND,)
-    fault = start_fault(command, {**request.environment, **request.secrets})
+    fault = start_fault(command, request.environment)
+    if fault is None:
+        fault = start_fault(command, {**request.environment, **request.secrets})
+        fault = fault and fault.replace("environment[", "secrets[", 1)
     if fault is not None:
         raise Malformed(fault)
 
@@ -190,26 +196,33 @@ def _check_path(field: str, path: str) -> None:
 
 
 def _check_overlap(specs: tuple[InputSpec, ...]) -> None:
-    paths: dict[str, InputSpec] = {}
-    for number, spec in enumerate(specs):
-        if spec.path in paths:
+    """In the order of the paths, what lies below a file comes right after it."""
+    above: InputSpec | None = None
+    previous: InputSpec | None = None
+    for parts, number in sorted((spec.path.split("/"), i) for i, spec in enumerate(specs)):
+        spec = specs[number]
+        if previous is not None and previous.path == spec.path:
             _refuse(f"inputs[{number}].path", f"{spec.path!r} comes twice")
-        paths[spec.path] = spec
-    for number, spec in enumerate(specs):
-        for parent in PurePosixPath(spec.path).parents:
-            above = paths.get(str(parent))
-            if above is not None and not above.unpack:
-                _refuse(f"inputs[{number}].path", f"lies in {above.path!r}, which is a file")
+        if above is not None and above.path.split("/") == parts[: above.path.count("/") + 1]:
+            _refuse(f"inputs[{number}].path", f"lies in {above.path!r}, which is a file")
+        previous, above = spec, above if spec.unpack else spec
 
 
-def _lines(field: str, lines: Iterable[str]) -> tuple[str, ...]:
+def _check_count(field: str, items: Sized) -> None:
+    if len(items) > MAX_LINES:
+        _refuse(field, f"are over {MAX_LINES}")
+
+
+def _lines(field: str, lines: Sequence[str]) -> tuple[str, ...]:
+    _check_count(field, lines)
     for number, line in enumerate(lines):
         if re.search(r"[\0\r\n]", line) or not line.strip():
             _refuse(f"{field}[{number}]", "must be one line of text")
     return tuple(lines)
 
 
-def _globs(globs: Iterable[str]) -> tuple[str, ...]:
+def _globs(globs: Sequence[str]) -> tuple[str, ...]:
+    _check_count("output_globs", globs)
     for number, glob in enumerate(globs):
         _check_path(f"output_globs[{number}]", glob.rstrip("/"))
     return tuple(globs)

@@ -38,6 +38,7 @@ REFUSALS: dict[RefusalKind, pb.Refusal] = {
 }
 ARCHIVE_FORMAT = "tar.gz"
 NANOS = 1_000_000_000
+UINT32_MAX = 2**32 - 1
 
 
 def timestamp(unix_s: float) -> Timestamp:
@@ -202,7 +203,7 @@ def result(report: Report, node_id: str, log_records: int) -> pb.TaskResultReque
             pb.OutputArchive(
                 sha256=bytes.fromhex(report.output_sha256),
                 size_bytes=report.output_bytes,
-                files=report.output_files,
+                files=min(report.output_files, UINT32_MAX),
                 format=ARCHIVE_FORMAT,
             )
         )
@@ -233,7 +234,7 @@ def _execution(report: Report) -> pb.ExecutionReport:
         image_digest=report.image_digest,
         runtime=report.runtime,
         gpu_uuids=report.gpu_uuids,
-        oom_kills=report.oom_kills,
+        oom_kills=min(report.oom_kills, UINT32_MAX),  # of a run record: the task's own word
     )
     if report.started_unix_s is not None:
         message.started_at.CopyFrom(timestamp(report.started_unix_s))

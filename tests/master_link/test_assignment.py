@@ -67,6 +67,11 @@ MALFORMED = [
     pytest.param("attempt", lambda a: setattr(a, "attempt", 0), id="attempt 0"),
     pytest.param("image", lambda a: setattr(a, "image", "--privileged"), id="image an option"),
     pytest.param("image", lambda a: setattr(a, "image", "a b"), id="image with a space"),
+    pytest.param("image", lambda a: setattr(a, "image", "Debian:12"), id="image in upper case"),
+    pytest.param("image", lambda a: setattr(a, "image", "a:b:c"), id="image with two tags"),
+    pytest.param("image", lambda a: setattr(a, "image", "a@sha256:12"), id="image's digest short"),
+    pytest.param("image", lambda a: setattr(a, "image", "a" * 256), id="image over-long"),
+    pytest.param("image", lambda a: setattr(a, "image", "a/" * 9999 + "a"), id="image huge"),
     pytest.param("command[1]", lambda a: a.command.extend(["x", "a\0"]), id="NUL"),
     pytest.param("command[0]", lambda a: a.command.append("x" * 2**17), id="128 KiB"),
     pytest.param("command", lambda a: a.command.extend(["x" * 10**5] * 21), id="2 MB in all"),
@@ -77,6 +82,16 @@ MALFORMED = [
         "secrets", lambda a: (a.environment.update({"A": ""}), a.secrets.update({"A": ""})),
         id="secret and variable",
     ),
+    pytest.param("secrets['A=B']", lambda a: a.secrets.update({"A=B": ""}), id="sign in a secret"),
+    pytest.param("secrets['A']", lambda a: a.secrets.update({"A": "x\0"}), id="NUL in a secret"),
+    pytest.param(
+        "labels", lambda a: a.labels.update({str(n): "" for n in range(10_001)}), id="labels"
+    ),
+    pytest.param("requirements", lambda a: a.requirements.extend(["a"] * 10_001), id="many lines"),
+    pytest.param("output_globs", lambda a: a.output_globs.extend(["a"] * 10_001), id="many globs"),
+    pytest.param("command", lambda a: a.command.extend([""] * 300_000), id="many arguments"),
+    pytest.param("inputs[0].path", _paths("/".join(["x" * 200] * 19)), id="long path in all"),
+    pytest.param("inputs[2].path", _paths("a", "a-b", "a/b"), id="in a file, with one between"),
     pytest.param(
         "resources.cpus", lambda a: setattr(a.resources, "cpus", float("nan")), id="NaN"
     ),
@@ -128,6 +143,30 @@ def test_files_beside_and_inside_an_unpacked_archive_are_possible() -> None:
     _input(path="a", unpack=True)(asked)
     _paths("a/b", "ab")(asked)
     assert len(read(asked, "image", 0.0).inputs) == 3
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["debian", "debian:12", "localhost:5000/a/b_c__d:T-1.x", "Host.example/a@sha256:" + "0" * 64,
+     "sha256:" + "f" * 64, "a--b/c.d"],
+)  # fmt: skip
+def test_images_that_docker_takes(image: str) -> None:
+    assert read(request(image=image), "-", 0.0).image == image
+
+
+def test_figures_are_what_the_kernel_can_give() -> None:
+    asked = request(resources=pb.Resources(cpus=1e-320, processes=2**32 - 1))
+    spec = read(asked, "-", 0.0)
+    assert (spec.cpus, spec.processes) == (0.01, 2**22 - 1)
+    assert read(request(), "-", 0.0).cpus == 0.0
+
+
+def test_paths_that_are_deep_and_many_are_possible() -> None:
+    """Its folders are compared with files only, not each with each."""
+    deep = "/".join("d" * 1500)
+    asked = request()
+    _paths(*(f"{deep}/{number}" for number in range(2000)))(asked)
+    assert len(read(asked, "-", 0.0).inputs) == 2000
 
 
 def test_the_digest_is_of_everything_but_the_secrets_values() -> None:

@@ -161,6 +161,8 @@ SIZE = "must be a size such as 512m or 2g"
         ("MASTER_NODE_URL", "http://10.0.0.1:8080", HTTPS),
         ("MASTER_NODE_URL", "http://localhost.example.org", HTTPS),
         ("MASTER_NODE_URL", "http://127.0.0.1@example.org", HTTPS),
+        ("TASK_IMAGE", "Debian:12", "such as debian:12, in lower case"),
+        ("TASK_IMAGE", "--privileged", "such as debian:12, in lower case"),
         ("RESOURCE_REPORT_INTERVAL", "soon", NUMBER),
         ("RESOURCE_REPORT_INTERVAL", "-1", NUMBER),
         ("RESOURCE_REPORT_INTERVAL", "nan", NUMBER),
