@@ -24,6 +24,8 @@ from shared.taskdir import InputSpec, TaskKey
 DAY_S = 86400.0  # delivered attempts can be had again, early cancels are remembered, for so long
 COMPONENT_DOWN_S = 15.0  # a program that is restarted is back sooner
 PROGRESS_EVERY_S = 1.0
+DEFAULT_HEARTBEAT_S = 10.0
+SHORTEST_HEARTBEAT_S, LONGEST_HEARTBEAT_S = 0.1, 300.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 30.0  # of one call; the link itself has shared/backoff.py
 RUNNING_STATE = "RUNNING"  # supervisor's word for a program that is up
 
@@ -213,6 +215,13 @@ def _to_tell(task: HeldTask, phase_sent: TaskPhase | None) -> list[PhaseAt]:
 
 def _waits_with_reason(task: HeldTask) -> bool:
     return task.phase is TaskPhase.ACCEPTED and task.detail != ""
+
+
+def heartbeat_s(asked_s: float) -> float:
+    """The master's interval, as far as it makes sense; 0 or less: none was asked for."""
+    if asked_s <= 0:
+        return DEFAULT_HEARTBEAT_S
+    return min(max(asked_s, SHORTEST_HEARTBEAT_S), LONGEST_HEARTBEAT_S)
 
 
 def retry_s(failures: int, uniform: float) -> float:

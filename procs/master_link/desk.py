@@ -18,6 +18,7 @@ from procs.master_link.core import Again, Attempt, Invalid, Same, Stage, Take
 from procs.master_link.disk import Disk
 from procs.master_link.news import News
 from procs.master_link.records import Records
+from procs.master_link.store import StoreFaultError
 from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, refusal
 from shared.messages import NodePhase, StopReason, TaskPhase, TaskState, WantedTask
 from shared.pb import hivemind_pb2 as pb
@@ -26,6 +27,8 @@ from shared.taskdir import TASK_ID, Spec, TaskKey
 
 EXECUTOR_AWAY_RETRY_S = 5.0  # it is back within two seconds
 KEPT_BYTES = 2 * 2**30
+LARGE_BYTES = 64 * 1024  # to check more than this would stop the beat
+MOST_REASON = 1000  # characters of a reason, the master's or ours: they ride on the bus
 T = TypeVar("T")
 
 log = logging.getLogger("master_link")
@@ -112,9 +115,22 @@ class Desk:
 
     async def _assign(self, request: pb.TaskAssignmentRequest) -> pb.TaskAssignmentResponse:
         try:
-            spec = assignment.read(request, self.settings.task_image, time.time())
+            return await self._decide(request, await self._read(request))
         except Malformed as err:
             return _invalid(request, str(err))
+        except StoreFaultError as err:
+            log.error("%s is not taken: %s", wire.key_of(request).directory, err)
+            return _refused(request, Refused(RefusalKind.BUSY, str(err), BUSY_RETRY_S))
+
+    async def _read(self, request: pb.TaskAssignmentRequest) -> Spec:
+        args = request, self.settings.task_image, time.time()
+        if request.ByteSize() > LARGE_BYTES:
+            return await asyncio.to_thread(assignment.read, *args)
+        return assignment.read(*args)
+
+    async def _decide(
+        self, request: pb.TaskAssignmentRequest, spec: Spec
+    ) -> pb.TaskAssignmentResponse:
         async with self._lock(spec.task_id):
             known, early = await self._known(spec.key)
             match core.decide(spec.key, spec.digest, known, time.time()):
@@ -207,14 +223,15 @@ class Desk:
         response = pb.TaskCancelResponse(task_id=key.task_id, attempt=key.attempt)
         if not TASK_ID.fullmatch(key.task_id) or key.attempt < 1:
             return response
+        reason = request.reason[:MOST_REASON]
         async with self._lock(key.task_id):
             known, _ = await self._known(key)
             attempt = next((a for a in known if a.key == key), None)
             if attempt is None:
                 remember = self.records.store.remember_cancel
-                await self.records.run(remember, key, request.reason, time.time())
+                await self.records.run(remember, key, reason, time.time())
                 return response
-            await self.stop(attempt, StopReason.CANCELLED, request.reason)
+            await self.stop(attempt, StopReason.CANCELLED, reason)
             response.known = True
             response.state = wire.STATES[attempt.final or self.news.phase(key)]
         return response
@@ -242,6 +259,7 @@ class Desk:
             attempt.redeliver = False
             await self.records.save(attempt)
             self._leave(attempt)
+            self.changed()
         await self.stop(attempt, StopReason.FORGOTTEN, "the master has asked to forget it")
 
     # -------------------------------------------------------------- what is wanted, and the end
@@ -357,7 +375,7 @@ def _invalid(request: pb.TaskAssignmentRequest, reason: str) -> pb.TaskAssignmen
         task_id=request.task_id,
         attempt=request.attempt,
         refusal=pb.REFUSAL_INVALID,
-        reason=reason,
+        reason=reason[:MOST_REASON],
     )
 
 

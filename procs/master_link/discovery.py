@@ -63,6 +63,6 @@ def _read(raw: bytes, url: str) -> Discovered:
             host, _ = split_address(address)
             if not is_loopback(host):
                 raise ValueError(f"{address} is not a loopback address, as {url} is")
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise DiscoveryError(f"{url}{PATH} is not a discovery document: {err!r}") from err
     return addresses

@@ -10,6 +10,7 @@ task.want, link.state, vpn.want.
 import asyncio
 import hashlib
 import importlib.metadata
+import json
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
 from shared.files import write_atomic
-from shared.messages import LinkState, OwnerWant, TaskWant, VpnWant, WantedTask
+from shared.messages import LinkState, NodePhase, OwnerWant, TaskWant, VpnWant, WantedTask
 from shared.pb import hivemind_pb2 as pb
 
 NAME = "master_link"
@@ -44,7 +45,7 @@ class Link:
         self._records = Records(context.home / "lib" / "link.db")
         self._standing = Standing()
         self._components = core.Components()
-        self._last_owner: OwnerWant | None = None  # silence lifts no pause
+        self._last_owner: OwnerWant | None = None  # silence lifts no pause, a start neither
         self._synced = False
         self._want: tuple[WantedTask, ...] = ()
         self._reward_last = self._reward_total = 0
@@ -98,6 +99,7 @@ class Link:
         self._standing.node_id = await asyncio.to_thread(self._known_node_id)
         self._standing.trust_level = int(await self._records.run(store.fact, "trust_level") or 0)
         self._reward_total = await self._records.run(store.reward_total)
+        self._last_owner = await asyncio.to_thread(_owner_on_disk, self._home)
         last_to_unix_s = float(await self._records.run(store.fact, "reported_to_unix_s") or 0)
         self._meter = Meter(first_from(last_to_unix_s, time.time()), time.monotonic())
         await self.desk.load()
@@ -271,6 +273,15 @@ def incarnation(parent_pid: int) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     started = Path(f"/proc/{parent_pid}/stat").read_text().rpartition(")")[2].split()[19]
     return hashlib.sha256(f"{boot} {parent_pid} {started}".encode()).hexdigest()[:16]
+
+
+def _owner_on_disk(home: Path) -> OwnerWant | None:
+    """What web will say once it is up; a file that can't be read is web's to speak of."""
+    try:
+        raw = (home / "lib" / "owner.json").read_bytes()
+        return OwnerWant(at_s=0.0, wish=NodePhase(json.loads(raw)["wish"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 Intervals are [from, to) without gap or overlap, also when the wall clock is set back.
 """
 
+import math
 from collections.abc import Iterable
 
 from procs.master_link import wire
@@ -32,23 +33,24 @@ LOWEST_IS_PEAK = frozenset({"disk_free_bytes"})
 
 
 class Series:
-    """Sums and extremes of the fields of one thing."""
+    """Sums and extremes of the fields of one thing: as small after a day as after a second."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         self._fields = fields
-        self._values: dict[str, list[float]] = {name: [] for name in fields}
+        self._figures: dict[str, tuple[int, float, float]] = {}  # count, sum, peak
 
     def add(self, sample: HostLoad | GpuSample) -> None:
         for name, ours in self._fields.items():
             value = getattr(sample, ours)
-            if value is not None:
-                self._values[name].append(float(value))
+            if value is not None and math.isfinite(value):
+                count, total, peak = self._figures.get(name, (0, 0.0, float(value)))
+                self._figures[name] = count + 1, total + value, _peak(name, (peak, float(value)))
 
     def average(self) -> dict[str, float]:
-        return {name: _typed(name, sum(v) / len(v)) for name, v in self._values.items() if v}
+        return {name: _typed(name, f[1] / f[0]) for name, f in self._figures.items()}
 
     def peak(self) -> dict[str, float]:
-        return {name: _typed(name, _peak(name, v)) for name, v in self._values.items() if v}
+        return {name: _typed(name, f[2]) for name, f in self._figures.items()}
 
 
 def _typed(name: str, value: float) -> float:

@@ -34,8 +34,6 @@ from shared.taskdir import TaskKey
 
 PROTOCOL_VERSION = 1
 REFUSED_RETRY_S = 60.0  # not taken, or not yet: a person has to do something
-DEFAULT_HEARTBEAT_S = 10.0
-SHORTEST_HEARTBEAT_S, LONGEST_HEARTBEAT_S = 0.1, 300.0
 SHORTEST_TIMEOUT_S = 2.0
 SETTLE_S = 0.1  # changes within it go in one heartbeat
 MISSED_HEARTBEATS = 2  # then the channel is replaced
@@ -43,6 +41,7 @@ STEADY_S = 30.0  # of acknowledged heartbeats: the next failure waits shortly ag
 HARDWARE_WAIT_S = 3.0  # for the monitor's and the executor's first word, before registering
 DISCOVER_EVERY = 5  # tries
 REPORT_PATIENCE = 3  # a report is never urgent: its retries begin slower than a delivery's
+REFUSED_REPORT_TRIES = 5  # a master that lost its memory takes it once the node has registered
 ASSIGNMENTS_AT_ONCE = 16  # of up to 16 MiB each, on the channel
 
 log = logging.getLogger("master_link")
@@ -81,7 +80,7 @@ class Session:
     heartbeat_due: asyncio.Event = field(default_factory=asyncio.Event)
     report_due: asyncio.Event = field(default_factory=asyncio.Event)
     couriers_due: Bell = field(default_factory=Bell)
-    _heartbeat_s: float = DEFAULT_HEARTBEAT_S
+    _heartbeat_s: float = core.DEFAULT_HEARTBEAT_S
     _found: Discovered | None = None
     _registered: bytes = b""  # the hardware and address that the master has
     _sequence: int = 0
@@ -177,12 +176,16 @@ class Session:
         return wire.inventory(*self.news.hardware)
 
     async def _joined(self, response: pb.NodeRegistrationResponse) -> None:
+        if not response.node_id:
+            raise NotTakenError("the master gives this node no node_id")
         if response.node_id != self.standing.node_id:
-            await asyncio.to_thread(self.remember_node_id, response.node_id)
+            try:
+                await asyncio.to_thread(self.remember_node_id, response.node_id)
+            except OSError as err:  # without it a restart would be another node
+                raise NotTakenError(f"the node_id can't be stored: {err}") from err
             self.standing.node_id = response.node_id
         await self._set_trust(response.trust_level)
-        interval_s = wire.seconds(response.heartbeat_interval) or DEFAULT_HEARTBEAT_S
-        self._heartbeat_s = min(max(interval_s, SHORTEST_HEARTBEAT_S), LONGEST_HEARTBEAT_S)
+        self._heartbeat_s = core.heartbeat_s(wire.seconds(response.heartbeat_interval))
         self.progress.tunnel = wire.tunnel(response.vpn) if response.HasField("vpn") else None
         self.progress.tunnel_known = True
         self.shown()
@@ -311,6 +314,7 @@ class Session:
                         await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._channel, self._channel_since_s = None, float("inf")
+                channel.close()  # an answer that the master does not read would wait for ever
                 if answers:
                     await asyncio.wait(answers)
 
@@ -333,7 +337,7 @@ class Session:
     async def _send_reports(self, master: Master) -> None:
         """The oldest first, one at a time, each until it is acknowledged."""
         await self._connected.wait()
-        store, failures = self.records.store, 0
+        store, failures, refusals = self.records.store, 0, 0
         while True:
             self.report_due.clear()
             try:
@@ -342,8 +346,12 @@ class Session:
                     await self.report_due.wait()
                     continue
                 number, body = report
-                await self._reported(number, await master.report(body))
-                failures = 0
+                response = await master.report(body)
+                refusals = 0 if response.accepted else refusals + 1
+                if 0 < refusals < REFUSED_REPORT_TRIES:
+                    raise MasterError("the master does not take it")
+                await self._reported(number, response)
+                failures = refusals = 0
             except (MasterError, OSError) as err:
                 log.warning("a report is not acknowledged: %s", err)
                 failures += 1

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from procs.master_link import reports
 from procs.master_link.core import DAY_S, Attempt, Stage
+from shared.files import write_atomic
 from shared.messages import StopReason, TaskPhase
 from shared.pb import hivemind_pb2 as pb
 from shared.taskdir import TaskKey
@@ -57,21 +58,23 @@ class StoreFaultError(OSError):
 class Store:
     """An open link.db."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
         self._db = database
+        self._total_path = path.with_name("reward.total")  # outlives a broken link.db
+        self._least_total = _read_total(self._total_path)
         self.pending_reports = self._count_reports()  # read by any thread
 
     @classmethod
     def open(cls, path: Path) -> "Store":
         """Open, migrated; a broken file is set aside and an empty database begun."""
         try:
-            return cls(_open(path))
+            return cls(_open(path), path)
         except sqlite3.OperationalError:
             raise  # busy, a full disk, no right: not the file's fault
         except sqlite3.DatabaseError as err:
             log.error("%s is broken (%s): set aside, and built from the directories", path, err)
             _set_aside(path)
-            return cls(_open(path))
+            return cls(_open(path), path)
 
     def close(self) -> None:
         self._db.close()
@@ -163,6 +166,7 @@ class Store:
             self._set_fact("reward_total", str(total))
             self._set_fact("reported_to_unix_s", repr(message.to.ToNanoseconds() / 1e9))
         self.pending_reports = self._count_reports()
+        self._keep_total(total)
         return total
 
     def _unsent(self) -> tuple[int | None, pb.NodeStatusRequest | None]:
@@ -172,7 +176,14 @@ class Store:
         return row[0], pb.NodeStatusRequest.FromString(row[1])
 
     def reward_total(self) -> int:
-        return int(self.fact("reward_total") or 0)
+        return max(int(self.fact("reward_total") or 0), self._least_total)
+
+    def _keep_total(self, total: int) -> None:
+        """After the commit: the file may be behind link.db, never ahead of it."""
+        try:
+            write_atomic(self._total_path, f"{total}\n".encode())
+        except OSError as err:  # the interval is counted already: to raise would count it twice
+            log.warning("%s can't be written: %s", self._total_path, err)
 
     def next_report(self, node_id: str) -> tuple[int, bytes] | None:
         """The oldest report, marked as sent before it is: from here on it never changes."""
@@ -263,6 +274,13 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path} is of version {version}, this program knows {len(MIGRATIONS)}")
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         database.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _read_total(path: Path) -> int:
+    try:
+        return max(int(path.read_bytes()), 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def _set_aside(path: Path) -> None:

@@ -62,6 +62,8 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.heartbeat_s = 0.5
         self.trust_level = 3
         self.accept_node = True
+        self.accept_report = True
+        self.nameless = False  # whether nodes are given no node_id
         self.acknowledge: Callable[[TaskKey], bool] = lambda key: True
         self.on_result: Callable[[TaskKey], None] = lambda key: None
         self.on_status: Callable[[pb.TaskStatusRequest], None] = lambda status: None
@@ -143,7 +145,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
             self.memory.nodes += 1
         response = pb.NodeRegistrationResponse(
             accepted=True,
-            node_id=request.node_id or f"node-{self.memory.nodes}",
+            node_id="" if self.nameless else request.node_id or f"node-{self.memory.nodes}",
             trust_level=self.trust_level,
         )
         response.heartbeat_interval.FromMilliseconds(int(self.heartbeat_s * 1000))
@@ -163,7 +165,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     ) -> pb.NodeStatusResponse:
         self.memory.reports.append(request.SerializeToString(deterministic=True))
         await self._note("ReportNodeStatus", context)
-        return pb.NodeStatusResponse(accepted=True, trust_level=self.trust_level)
+        return pb.NodeStatusResponse(accepted=self.accept_report, trust_level=self.trust_level)
 
     async def OpenChannel(
         self, requests: AsyncIterator[pb.NodeMessage], context: Context

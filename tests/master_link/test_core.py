@@ -14,6 +14,7 @@ from procs.master_link.core import (
     Stage,
     Status,
     Take,
+    heartbeat_s,
 )
 from shared.messages import (
     Capacity,
@@ -192,6 +193,13 @@ def test_a_component_is_down_after_fifteen_seconds_and_silence_changes_nothing()
     assert components.down(None, 15.0) == ("vpn",)
     assert components.down(news("RUNNING"), 16.0) == ()
     assert components.down(news("EXITED"), 20.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "is_s"), [(0.0, 10.0), (-5.0, 10.0), (1e-9, 0.1), (20.0, 20.0), (3e11, 300.0)]
+)
+def test_the_heartbeats_interval_is_one_that_makes_sense(asked_s: float, is_s: float) -> None:
+    assert heartbeat_s(asked_s) == is_s
 
 
 def test_retries_grow_to_half_a_minute() -> None:

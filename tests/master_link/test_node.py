@@ -259,6 +259,20 @@ def test_the_owner_pauses_the_node_and_stops_a_task() -> None:
     asyncio.run(scenario())
 
 
+def test_a_start_does_not_lift_the_owners_pause() -> None:
+    async def scenario() -> None:
+        async with rig(start=False) as r:
+            (r.home / "lib" / "owner.json").write_text('{"wish": "paused", "stopped_tasks": []}')
+            await r.start_link()
+            await r.connected()
+            states = {beat.state for beat in r.master.memory.heartbeats}
+            assert states == {pb.NODE_STATE_PAUSED}
+            answer = await r.master.assign(request())
+            assert answer.refusal == pb.REFUSAL_BUSY
+
+    asyncio.run(scenario())
+
+
 def test_without_news_of_the_executor_an_assignment_is_busy() -> None:
     async def scenario() -> None:
         async with rig() as r:
@@ -292,6 +306,33 @@ def test_reports_cover_time_without_gap_and_count_each_reward_once() -> None:
             assert (first.reward, first.reward_total) == (12, 12)
             assert (second.reward, second.reward_total) == (12, 24)
             await r.until(lambda: r.link_state().unacknowledged_reports == 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_report_that_is_not_taken_is_sent_again() -> None:
+    """A master that lost its memory takes it once the node has registered."""
+
+    async def scenario() -> None:
+        async with rig(start=False, RESOURCE_REPORT_INTERVAL="1") as r:
+            r.master.accept_report = False
+            await r.start_link()
+            reports = r.master.memory.reports
+            await r.until(lambda: reports)
+            r.master.accept_report = True
+            await r.until(lambda: len(reports) >= 2)
+            assert reports[0] == reports[1]
+
+    asyncio.run(scenario())
+
+
+def test_a_node_without_a_node_id_has_not_joined() -> None:
+    async def scenario() -> None:
+        async with rig(start=False) as r:
+            r.master.nameless = True
+            await r.start_link()
+            await r.until(lambda: "no node_id" in r.link_state().detail)
+            assert not (r.home / "lib" / "node.id").exists()
 
     asyncio.run(scenario())
 

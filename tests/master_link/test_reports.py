@@ -47,6 +47,15 @@ def test_averages_peaks_and_reward_of_an_interval() -> None:
     assert close(meter, 160.0, 60.0).average.cpu_percent == 0.0
 
 
+def test_what_is_no_number_is_no_sample() -> None:
+    meter = Meter(100.0, 0.0)
+    meter.add(load(1.0, float("nan")), ())
+    meter.add(load(2.0, 60.0), ())
+    report = close(meter, 130.0, 30.0)
+    assert (report.average.cpu_percent, report.peak.cpu_percent) == (60.0, 60.0)
+    assert report.reward == 12
+
+
 def test_network_counters_go_on_over_intervals_and_over_a_reset() -> None:
     meter = Meter(0.0, 0.0)
     meter.add(load(1.0, received=1000), ())

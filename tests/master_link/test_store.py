@@ -37,6 +37,31 @@ def test_an_attempt_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_rewards_total_outlives_the_database(tmp_path: Path) -> None:
+    path = tmp_path / "link.db"
+    store = Store.open(path)
+    assert store.add_report(pb.NodeStatusRequest(reward=12)) == 12
+    store.close()
+    path.write_bytes(b"no database")
+    store = Store.open(path)
+    assert store.reward_total() == 12
+    assert store.add_report(pb.NodeStatusRequest(reward=8)) == 20
+    store.close()
+    (tmp_path / "reward.total").write_bytes(b"no number")
+    store = Store.open(path)
+    assert store.reward_total() == 20
+    store.close()
+
+
+def test_a_total_that_can_not_be_kept_counts_no_interval_twice(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "link.db")
+    (tmp_path / "reward.total").mkdir()
+    (tmp_path / ".reward.total.new").mkdir()
+    assert store.add_report(pb.NodeStatusRequest(reward=12)) == 12
+    assert store.reward_total() == 12
+    store.close()
+
+
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "link.db"
     Store.open(path).close()

@@ -390,6 +390,68 @@ def test_thirty_tasks_at_once_are_all_delivered() -> None:
     asyncio.run(scenario())
 
 
+def test_a_task_that_forges_its_figures_is_delivered_all_the_same() -> None:
+    async def scenario() -> None:
+        async with rig() as r:
+            await r.assign(KEY)
+            r.executor.move(KEY, TaskPhase.RUNNING)
+            r.executor.finish(KEY, oom_kills=2**63 - 1, memory_peak_bytes=2**63 - 1)
+            result = await r.delivered(KEY)
+            assert result.report.oom_kills == 2**32 - 1
+            assert result.report.memory_peak_bytes == 2**63 - 1
+
+    asyncio.run(scenario())
+
+
+def test_a_delivery_that_is_forgotten_ends() -> None:
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            assert (await r.master.assign(request())).accepted
+            await r.kept(KEY)
+            assert r.link is not None
+            await r.until(lambda: r.link is not None and KEY not in r.link.desk.attempts)
+            r.master.memory.results.clear()
+            r.master.fail["StreamTaskLogs"] = grpc.StatusCode.INTERNAL
+            assert (await r.master.assign(request())).accepted
+            await r.until(lambda: r.link_state().undelivered_tasks == 1)
+            r.master.heartbeat_answer.forget.add(task_id="t", attempt=1)
+            r.link.session.heartbeat_due.set()
+            await r.until(lambda: r.link_state().undelivered_tasks == 0)
+            await r.until(lambda: r.link is not None and not r.link.session._couriers)
+            assert KEY not in r.master.memory.results
+
+    asyncio.run(scenario())
+
+
+def test_reasons_without_end_are_cut() -> None:
+    async def scenario() -> None:
+        async with rig() as r:
+            await r.assign(KEY)
+            assert (await r.master.cancel(KEY, "why " * 10**6)).known
+            result = await r.delivered(KEY)
+            assert len(result.error) == 1000
+            answer = await r.master.assign(request("u", environment={"=" * 10**6: ""}))
+            assert answer.refusal == pb.REFUSAL_INVALID
+            assert len(answer.reason) <= 1000
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_can_not_be_read_now_makes_the_node_busy() -> None:
+    async def scenario() -> None:
+        async with rig() as r:
+            assert r.link is not None
+            store = r.link.desk.records.store
+            await r.link.desk.records.run(store._db.execute, "ALTER TABLE cancels RENAME TO away")
+            answer = await r.master.assign(request())
+            assert answer.refusal == pb.REFUSAL_BUSY
+            assert answer.retry_after.seconds > 0
+            await r.link.desk.records.run(store._db.execute, "ALTER TABLE away RENAME TO cancels")
+            assert (await r.master.assign(request())).accepted
+
+    asyncio.run(scenario())
+
+
 def test_malformed_is_invalid_and_names_the_field() -> None:
     async def scenario() -> None:
         async with rig() as r:
