@@ -409,7 +409,12 @@ class Executor:
                 self._perform(attempt, Instruction.CLEAN)
         for one in listed.seen:
             if one.key not in self._attempts and _has_ended(self._tasks, one.key):
-                self._watch.remove(one.container_id)
+                self._remove_leftover(one.container_id)
+
+    def _remove_leftover(self, container: str) -> None:
+        """Of a life that was killed: the directories prove that it ended."""
+        if not self._jobs.is_busy(container):
+            self._jobs.submit(container, partial(self._work.remove_leftover, container))
 
     def _died(self, news: Died) -> None:
         attempt = self._attempts.get(news.key) if news.key else None

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from procs.executor import cgroup
 from procs.executor.engine import About, Engine, EngineAwayError, EngineRefusedError, Seen
 from procs.executor.jobs import Jobs
 from shared.taskdir import TaskKey
@@ -18,8 +17,8 @@ log = logging.getLogger("executor")
 PING_EACH_S = 1.0  # with PING_S of engine.py: an engine that hangs is known within 3 s
 LOOK_EACH_S = 5.0
 BELL_AGAIN_S = 1.0  # before events are asked for again
-PING, LOOK, BELL, REMOVE = "ping", "look", "bell", "remove"
-THREADS = 4  # one for each of these
+PING, LOOK, BELL = "ping", "look", "bell"
+THREADS = 3  # one for each of these: nothing else may ever make the ping wait
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,6 @@ class Watch:
     def look_soon(self) -> None:
         self._look_due_s = 0.0
 
-    def remove(self, container_id: str) -> None:
-        """Left over by a life that was killed: the directories prove that it ended."""
-        if not self._jobs.is_busy(REMOVE):
-            self._jobs.submit(REMOVE, partial(self._remove, container_id))
-
     def results(self, now_s: float) -> Iterator[News]:
         """What was seen since; `about` and `detail` are true when it is given out."""
         for _, news in self._jobs.results():
@@ -119,10 +113,3 @@ class Watch:
         except (EngineAwayError, EngineRefusedError) as err:
             log.debug("no events: %s", err)
         return Died(None)
-
-    def _remove(self, container_id: str) -> None:
-        cgroup.kill(container_id)
-        try:
-            self._engine.remove(container_id)
-        except (EngineAwayError, EngineRefusedError) as err:
-            log.warning("container %s is not removed yet: %s", container_id[:12], err)

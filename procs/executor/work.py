@@ -328,6 +328,14 @@ class Work:
             sentence = f"its output could not be packed: {err}"
             return Packed(), Verdict(TaskPhase.FAILED, verdict.exit_code, "node", sentence)
 
+    def remove_leftover(self, container: str) -> Outcome:
+        cgroup.kill(container)
+        try:
+            self._engine.remove(container)
+        except (EngineAwayError, EngineRefusedError) as err:
+            log.warning("container %s is not removed yet: %s", container[:12], err)
+        return Outcome()
+
     def clean(self, attempt: Attempt) -> Outcome:
         """Container and directories go; log, archive and report stay."""
         cgroup.kill(attempt.container_id)

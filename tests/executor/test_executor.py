@@ -346,6 +346,21 @@ def test_a_report_that_finds_no_room_is_written_later(executor: ExecutorAlone) -
     assert (report.phase, report.exit_code, executor.pid()) == ("failed", 4, pid)
 
 
+def test_only_leftovers_that_have_ended_for_certain_are_removed(executor: ExecutorAlone) -> None:
+    for name in ("left-1", "left-2", "left-3", "unknown"):
+        labels = {"home": str(executor.home), "task": name, "attempt": "1"}
+        body = {
+            "Image": "hivemind-test-task:1",
+            "Labels": {f"hivemind.{label}": value for label, value in labels.items()},
+        }
+        if name != "unknown":
+            (executor.home / "kept" / f"{name}.1").mkdir(parents=True)
+            (executor.home / "kept" / f"{name}.1" / "report").touch()
+        executor.docker.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
+    executor.wait(lambda: executor.containers() == ["/unknown"], "the three removed")
+    executor.docker.remove_container("unknown")
+
+
 def test_an_engine_that_hangs_is_known_and_does_not_keep_the_process(
     engine: PrivateEngine, executor: ExecutorAlone
 ) -> None:
