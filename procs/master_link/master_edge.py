@@ -17,6 +17,7 @@ from shared.pb import hivemind_pb2_grpc as pb_grpc
 
 CALL_S = 15.0  # a small call's deadline
 STREAM_S = 6 * 3600.0  # a stream's: then it is opened again, where the master says
+STALL_S = 300.0  # one chunk of a stream, or the receipt; a slow line with many streams is faster
 FIRST_ACK_S = 15.0
 LAST_ACK_S = 60.0
 CHUNK_BYTES = 256 * 1024
@@ -101,6 +102,16 @@ def _errors() -> Iterator[None]:
         raise MasterAwayError("the connection was closed") from err
 
 
+async def _in_time(step: Awaitable[T]) -> T:
+    """One step of a stream; a master that hangs in it must not hold it for the stream's hours."""
+    try:
+        async with asyncio.timeout(STALL_S):
+            with _errors():
+                return await step
+    except TimeoutError as err:
+        raise MasterLateError(f"nothing moved for {STALL_S:.0f} s") from err
+
+
 def _channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=OPTIONS)
 
@@ -160,12 +171,10 @@ class Master:
         call = self._transfer.UploadTaskOutput(timeout=STREAM_S)
         try:
             async for chunk in chunks:
-                with _errors():
-                    await call.write(chunk)
-            with _errors():
-                await call.done_writing()
-                receipt: pb.TaskOutputReceipt = await call
-                return receipt
+                await _in_time(call.write(chunk))
+            await _in_time(call.done_writing())
+            receipt: pb.TaskOutputReceipt = await _in_time(call)
+            return receipt
         finally:
             call.cancel()
 
@@ -173,8 +182,7 @@ class Master:
         call = self._transfer.FetchTaskInput(request, timeout=STREAM_S)
         try:
             while True:
-                with _errors():
-                    chunk = await call.read()
+                chunk = await _in_time(call.read())
                 if isinstance(chunk, pb.TaskInputChunk):
                     yield chunk
                 elif chunk is not None:
@@ -248,8 +256,7 @@ class LogStream:
             raise MasterAwayError("the master has ended the log's stream")
 
     async def send(self, chunk: pb.TaskLogChunk) -> None:
-        with _errors():
-            await self._call.write(chunk)
+        await _in_time(self._call.write(chunk))
 
     async def end(self, chunk: pb.TaskLogChunk) -> int:
         """Send the last chunk; the master's next sequence once it has taken all of it."""

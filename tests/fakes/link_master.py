@@ -63,6 +63,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.trust_level = 3
         self.accept_node = True
         self.accept_report = True
+        self.hangs = 0  # how many streams of inputs and outputs hang, from now on
         self.nameless = False  # whether nodes are given no node_id
         self.acknowledge: Callable[[TaskKey], bool] = lambda key: True
         self.on_result: Callable[[TaskKey], None] = lambda key: None
@@ -257,11 +258,17 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     ) -> AsyncIterator[pb.TaskInputChunk]:
         await self._note("FetchTaskInput", context)
         self.memory.input_offsets.append(request.offset)
+        await self._hang()
         if request.path not in self.memory.inputs:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such input")
         content = self.memory.inputs[request.path] + self.extra_input
         for offset in range(request.offset, len(content), 256 * 1024):
             yield pb.TaskInputChunk(offset=offset, data=content[offset : offset + 256 * 1024])
+
+    async def _hang(self) -> None:
+        if self.hangs:
+            self.hangs -= 1
+            await asyncio.Event().wait()
 
     async def QueryTaskOutput(
         self, request: pb.TaskOutputQuery, context: Context
@@ -274,6 +281,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     async def UploadTaskOutput(
         self, requests: AsyncIterator[pb.TaskOutputChunk], context: Context
     ) -> pb.TaskOutputReceipt:
+        await self._hang()
         total, stored = -1, bytearray()
         async for chunk in requests:
             stored = self.memory.outputs.setdefault(key_of(chunk), bytearray())

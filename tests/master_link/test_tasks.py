@@ -320,6 +320,26 @@ def test_an_input_that_can_not_be_had_is_named(extra: bytes, sentence: str) -> N
     asyncio.run(scenario())
 
 
+def test_a_master_that_hangs_in_a_stream_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr("procs.master_link.master_edge.STALL_S", 0.3)
+        async with rig() as r:
+            r.master.memory.inputs["in"] = b"abc"
+            r.master.hangs = 1
+            await r.assign(KEY, inputs=[task_input("in", b"abc")])
+            r.executor.move(KEY, TaskPhase.PREPARING)
+            await r.until((r.executor.directory(KEY) / "blobs" / "0").exists)
+            assert r.master.memory.input_offsets == [0, 0]
+            r.master.hangs = 1
+            r.executor.output = b"z" * 1000
+            r.executor.finish(KEY)
+            await r.delivered(KEY)
+            assert r.master.hangs == 0
+            assert bytes(r.master.memory.outputs[KEY]) == r.executor.output
+
+    asyncio.run(scenario())
+
+
 async def _result_lost(r: Rig) -> None:
     r.master.fail["SubmitTaskResult"] = grpc.StatusCode.INTERNAL
     await r.delivered(KEY)
