@@ -72,7 +72,10 @@ class Desk:
         rows = await self.records.run(self.records.store.attempts, *living)
         known = {attempt.key: attempt for attempt in rows}
         changed = [await self._found(spec, known) for spec in specs.values()]
-        changed += [a for a in known.values() if _moved(a, specs.keys(), kept)]
+        moved = [a for a in known.values() if _moved(a, specs.keys(), kept)]
+        for attempt in moved:
+            attempt.size_bytes = await asyncio.to_thread(self.disk.kept_bytes, attempt.key)
+        changed += moved
         for key in kept - known.keys() - specs.keys():
             changed.append(await asyncio.to_thread(self.disk.adopt, key))
         self.attempts.update({a.key: a for a in known.values() if a.redeliver})

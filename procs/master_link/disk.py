@@ -66,11 +66,14 @@ class Disk:
         found = (TaskKey.parse(path.name) for path in self.kept.iterdir())
         return {key for key in found if key is not None}
 
+    def kept_bytes(self, key: TaskKey) -> int:
+        return _size_bytes(self.kept / key.directory)
+
     def adopt(self, key: TaskKey) -> Attempt:
         """A kept attempt of which the database knows nothing."""
         directory = self.kept / key.directory
         attempt = Attempt(key, stage=Stage.KEPT, delivered_unix_s=directory.stat().st_mtime)
-        attempt.size_bytes = _size_bytes(directory)
+        attempt.size_bytes = self.kept_bytes(key)
         try:
             attempt.digest = read_spec(directory).digest
             attempt.final = read_report(directory).phase

@@ -175,6 +175,25 @@ def test_past_the_room_for_it_the_oldest_goes_first(monkeypatch: pytest.MonkeyPa
     asyncio.run(scenario())
 
 
+def test_what_a_crash_left_in_the_middle_of_keeping_counts_with_its_size() -> None:
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            assert (await r.master.assign(request())).accepted
+            await r.kept(KEY)
+            await r.stop_link()
+            with contextlib.closing(sqlite3.connect(r.home / "lib" / "link.db")) as database:
+                database.execute("UPDATE attempts SET stage = 'delivered', size_bytes = 0")
+                database.commit()
+            r.master.channel = None
+            link = await r.start_link()
+            await r.connected()
+            (row,) = await link.desk.records.run(link.desk.records.store.kept)
+            assert row.key == KEY
+            assert row.size_bytes > 0
+
+    asyncio.run(scenario())
+
+
 def test_cancel_ends_a_task_once_and_answers_the_same_twice() -> None:
     async def scenario() -> None:
         async with rig() as r:
