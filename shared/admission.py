@@ -11,6 +11,7 @@ from enum import StrEnum
 from shared.messages import Capacity, NodePhase
 from shared.taskdir import Spec
 
+SOON_S = 1.0  # the executor's next STATE will have it
 BUSY_RETRY_S = 30.0  # a held task ends at some time; the master may look elsewhere meanwhile
 
 
@@ -48,7 +49,11 @@ class Node:
 
 def refusal(spec: Spec, node: Node) -> Refused | None:
     """None: take it."""
-    return _forbidden(spec, node) or _too_large(spec, node.capacity) or _not_now(node)
+    too_large = _too_large(spec, node.capacity)
+    if too_large is not None and node.capacity.trust_level != node.trust_level:
+        reason = "this node has just been given another trust level"
+        too_large = Refused(RefusalKind.BUSY, reason, SOON_S)
+    return _forbidden(spec, node) or too_large or _not_now(node)
 
 
 def image_allowed(image: str, patterns: tuple[str, ...]) -> bool:

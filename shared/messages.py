@@ -125,6 +125,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int = 0
     max_held: int = 0
     disk_full: bool = False
+    trust_level: int = 0  # the one that it was computed for
 
 
 class TaskState(Message, frozen=True, tag="task.state"):

@@ -238,6 +238,7 @@ class Executor:
     def _follow_wants(self, now_s: float) -> None:
         link = self._bus.inbox.fresh(LinkState, now_s)
         if link is not None:
+            self._changed = self._changed or link.trust_level != self._trust_level
             self._trust_level, self._work.node_id = link.trust_level, link.node_id
         want = self._bus.inbox.fresh(TaskWant, now_s)
         for decision in wants.compare(want, self._attempts, now_s):

@@ -49,6 +49,7 @@ def capacity(machine: Machine, reserved: Reserved, trust_level: int, max_held: i
         gpus=0,
         max_held=max_held,
         disk_full=disk == 0,
+        trust_level=trust_level,
     )
 
 

@@ -312,7 +312,9 @@ class Desk:
             async with self._lock(attempt.key.task_id):
                 if attempt.redeliver:
                     return
-                if attempt.stage is Stage.HELD:  # forgotten: nobody will ask for it
+                submitted = await asyncio.to_thread(self.disk.stored_result, attempt.key)
+                if attempt.stage is Stage.HELD and submitted is None:
+                    # forgotten before its result: nobody will ask for it
                     await asyncio.to_thread(self.disk.discard, attempt.key)
                     attempt.stage, attempt.delivered_unix_s = Stage.GONE, time.time()
                 else:

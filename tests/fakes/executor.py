@@ -19,7 +19,9 @@ from shared.messages import (
 from shared.taskdir import ARCHIVE, LOG, REPORT, SPEC, TASKS, Report, TaskKey, write_record
 from tests.fakes.keeper_log import KeeperLog
 
-ROOMY = Capacity(cpus=8.0, memory_bytes=2**40, disk_bytes=2**40, gpus=0, max_held=100)
+ROOMY = Capacity(
+    cpus=8.0, memory_bytes=2**40, disk_bytes=2**40, max_held=100, trust_level=3
+)  # fmt: skip
 WORK = (TaskPhase.PREPARING, TaskPhase.RUNNING, TaskPhase.COLLECTING)
 
 

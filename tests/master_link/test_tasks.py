@@ -284,6 +284,26 @@ def test_a_phase_is_told_only_when_the_one_before_is_on_disk() -> None:
     assert stored == ["", TaskPhase.PREPARING, TaskPhase.RUNNING]
 
 
+def test_what_is_forgotten_after_its_result_was_sent_is_kept_for_a_day() -> None:
+    """A heartbeat crosses the result: the master has its end, and may ask for it again."""
+
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            sent = asyncio.Event()
+
+            def on_result(key: TaskKey) -> None:
+                r.master.heartbeat_answer.forget.add(task_id="t", attempt=1)
+                sent.set()
+
+            r.master.on_result = on_result
+            r.master.acknowledge = lambda key: False
+            await r.assign(KEY)
+            await asyncio.wait_for(sent.wait(), 20)
+            await r.until(lambda: (r.home / "kept" / "t.1" / "result").exists())
+
+    asyncio.run(scenario())
+
+
 def test_progress_goes_out_and_accepted_only_with_a_reason() -> None:
     async def scenario() -> None:
         async with rig() as r:

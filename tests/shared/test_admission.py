@@ -10,7 +10,7 @@ from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, image_all
 from shared.messages import Capacity, NodePhase
 from shared.taskdir import Spec
 
-CAPACITY = Capacity(cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, max_held=3)
+CAPACITY = Capacity(cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, max_held=3, trust_level=1)
 NODE = Node(
     phase=NodePhase.READY,
     phase_reason="",
@@ -116,3 +116,11 @@ def test_what_never_fits_is_said_before_what_does_not_fit_now(first: int) -> Non
 )
 def test_image_allowed(image: str, patterns: tuple[str, ...], allowed: bool) -> None:
     assert image_allowed(image, patterns) is allowed
+
+
+def test_a_quota_of_another_trust_level_refuses_nothing_for_good() -> None:
+    """The master has just said a level; the executor's figures are still those of the old one."""
+    refused = judge({"memory_bytes": 1001}, {"trust_level": 2})
+    assert refused is not None
+    assert (refused.kind, refused.retry_after_s) == (BUSY, 1.0)
+    assert judge({"memory_bytes": 1000}, {"trust_level": 2}) is None

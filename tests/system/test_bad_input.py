@@ -64,7 +64,6 @@ def test_broken_databases_are_set_aside_and_nothing_held_is_lost(engine: Private
     with whole(engine.host, engine.task_image, RESERVED_MEMORY="0") as (worker, master):
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory_bytes -= DEFAULT_MEMORY_BYTES // 2
-        worker.may_take(memory_bytes)
         begins = master.submit("sh", "-c", RUNS, memory_bytes=memory_bytes)
         until(lambda: master.is_running(begins), "one runs")
         waits = master.submit("sh", "-c", RUNS)  # the node's default, which is more than is left
