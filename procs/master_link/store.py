@@ -6,13 +6,13 @@ and built again. No secret goes in: SQLite keeps deleted bytes. Methods block: c
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from procs.master_link import reports
 from procs.master_link.core import DAY_S, Attempt, Stage
+from shared.database import open_database
 from shared.files import write_atomic
 from shared.messages import StopReason, TaskPhase
 from shared.pb import hivemind_pb2 as pb
@@ -38,17 +38,12 @@ COLUMNS = (
     " delivered_unix_s, redeliver, size_bytes"
 )
 Row = tuple[str, int, str, float, str, str, str, str, str, float, int, int]
-BUSY_S = 5.0  # a reader of the page holds no lock longer
 REMEMBER_S = 365 * DAY_S  # a delivered attempt is refused as such for so long
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger("master_link")
-
-
-class StoreError(Exception):
-    """link.db is a newer version's."""
 
 
 class StoreFaultError(OSError):
@@ -66,15 +61,11 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> "Store":
-        """Open, migrated; a broken file is set aside and an empty database begun."""
-        try:
-            return cls(_open(path), path)
-        except sqlite3.OperationalError:
-            raise  # busy, a full disk, no right: not the file's fault
-        except sqlite3.DatabaseError as err:
-            log.error("%s is broken (%s): set aside, and built from the directories", path, err)
-            _set_aside(path)
-            return cls(_open(path), path)
+        """Open, migrated; a broken file is set aside and an empty database begun, to be filled
+        from the directories."""
+        database = open_database(path, MIGRATIONS, log)
+        database.isolation_level = "DEFERRED"  # `with` then holds all of a change together
+        return cls(database, path)
 
     def close(self) -> None:
         self._db.close()
@@ -254,38 +245,9 @@ def _attempt(row: Row) -> Attempt:
     )
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check finds damage")
-        _migrate(database, path)
-    except (sqlite3.Error, StoreError):
-        database.close()
-        raise
-    return database
-
-
-def _migrate(database: sqlite3.Connection, path: Path) -> None:
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise StoreError(f"{path} is of version {version}, this program knows {len(MIGRATIONS)}")
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        database.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
-
-
 def _read_total(path: Path) -> int:
     try:
         return max(int(path.read_bytes()), 0)
     except (OSError, ValueError):
         return 0
 
-
-def _set_aside(path: Path) -> None:
-    mark = f".broken-{time.time_ns()}"
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(part.with_name(part.name + mark))

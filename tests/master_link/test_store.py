@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from procs.master_link.core import Attempt, Stage
-from procs.master_link.store import Store, StoreError, StoreFaultError, guarded, row_of
+from procs.master_link.store import Store, StoreFaultError, guarded, row_of
+from shared.database import NewerDatabaseError
 from shared.messages import StopReason, TaskPhase
 from shared.pb import hivemind_pb2 as pb
 from shared.taskdir import TaskKey
@@ -68,7 +69,7 @@ def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(StoreError, match="version 99"):
+    with pytest.raises(NewerDatabaseError, match="version 99"):
         Store.open(path)
     assert [p.name for p in tmp_path.iterdir() if "broken" in p.name] == []
 
