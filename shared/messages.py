@@ -307,18 +307,6 @@ class GpuLoad(Message, frozen=True, tag="gpu.load"):
     alerts: tuple[Alert, ...] = ()
 
 
-AnyMessage = (
-    TaskWant
-    | TaskState
-    | LinkState
-    | VpnWant
-    | VpnState
-    | HostLoad
-    | GpuLoad
-    | OwnerWant
-    | ProcessState
-)
-
 MESSAGES: dict[str, type[Message]] = {
     str(m.__struct_config__.tag): m
     for m in (

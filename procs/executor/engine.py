@@ -4,6 +4,7 @@
 `EngineRefusedError`: an answer that says no; `NotThereError`: there is no such thing.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
 from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
+UNIX = "unix://"
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # a pull that says nothing for so long has failed
@@ -114,6 +116,19 @@ def _short(words: str) -> str:
     return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]} …"
 
 
+def _ping(path: str) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PING_S)
+            connection.connect(path)
+            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            status = connection.recv(64).split(b"\r\n")[0].decode(errors="replace")
+    except OSError as err:
+        raise EngineAwayError(f"Docker does not answer at {path}: {err.strerror or err}") from err
+    if status.split()[1:2] != ["200"]:
+        raise EngineAwayError(f"Docker does not answer at {path}: {status!r}")
+
+
 class DockerEngine:
     """Docker, through its SDK. Connects at the first call; safe to use from several threads."""
 
@@ -128,6 +143,10 @@ class DockerEngine:
         return self._client
 
     def ping(self) -> None:
+        """Once a second for ever: on its socket without the SDK, which takes ten times as long."""
+        if self._host.startswith(UNIX):
+            _ping(self._host.removeprefix(UNIX))
+            return
         with _translated():
             if self._pinger is None:
                 self._pinger = docker.APIClient(

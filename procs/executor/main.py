@@ -77,7 +77,7 @@ class Executor:
         return [source.fileno() for source in sources]
 
     def beat(self, now_s: float) -> None:
-        self._watch.beat(now_s)
+        self._watch.beat(now_s, idle=not self._attempts)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)

@@ -16,6 +16,7 @@ log = logging.getLogger("executor")
 
 PING_EACH_S = 1.0  # with PING_S of engine.py: an engine that hangs is known within 3 s
 LOOK_EACH_S = 5.0
+IDLE_LOOK_EACH_S = 30.0  # with nothing held there is only what an earlier life left
 BELL_AGAIN_S = 1.0  # before events are asked for again
 PING, LOOK, BELL = "ping", "look", "bell"
 THREADS = 3  # one for each of these: nothing else may ever make the ping wait
@@ -61,12 +62,12 @@ class Watch:
     def fileno(self) -> int:
         return self._jobs.fileno()
 
-    def beat(self, now_s: float) -> None:
+    def beat(self, now_s: float, *, idle: bool) -> None:
         if now_s >= self._ping_due_s and not self._jobs.is_busy(PING):
             self._ping_due_s = now_s + PING_EACH_S / 2  # each beat
             self._jobs.submit(PING, partial(self._ping, self.about))
         if self.about and now_s >= self._look_due_s and not self._jobs.is_busy(LOOK):
-            self._look_due_s = now_s + LOOK_EACH_S
+            self._look_due_s = now_s + (IDLE_LOOK_EACH_S if idle else LOOK_EACH_S)
             self._jobs.submit(LOOK, self._look)
         if self.about and now_s >= self._bell_due_s and not self._jobs.is_busy(BELL):
             self._jobs.submit(BELL, self._listen)

@@ -24,6 +24,7 @@ from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
+from shared.bus import LoopWatch
 from shared.files import write_atomic
 from shared.messages import LinkState, NodePhase, OwnerWant, TaskWant, VpnWant, WantedTask
 from shared.pb import hivemind_pb2 as pb
@@ -73,8 +74,7 @@ class Link:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; what has begun is finished."""
         loop = asyncio.get_running_loop()
-        for descriptor in self._bus.filenos():
-            loop.add_reader(descriptor, self._on_bus)
+        watch = LoopWatch(self._bus, loop, self._on_bus)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._beats())]
@@ -85,8 +85,7 @@ class Link:
                 for task in tasks:
                     task.cancel()
         finally:
-            for descriptor in self._bus.filenos():
-                loop.remove_reader(descriptor)
+            watch.close()
             await self.desk.close()
             await self._records.close()
 

@@ -13,6 +13,7 @@ from procs.web import core
 from procs.web.hub import Hub
 from procs.web.server import make_app, serve_http
 from shared import service
+from shared.bus import LoopWatch
 
 READS = ("link.state", "task.state", "process.state", "host.load", "gpu.load", "vpn.state")
 
@@ -37,8 +38,7 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
     """Until `stop`. The page may be away (a port in use): the beat goes on."""
     loop = asyncio.get_running_loop()
     hub = Hub(context)
-    for descriptor in context.bus.filenos():
-        loop.add_reader(descriptor, hub.drain)
+    watch = LoopWatch(context.bus, loop, hub.drain)
     settings = context.settings
     app = make_app(hub, core.access_for(settings.web_host, settings.web_token))
     workers = [
@@ -49,8 +49,7 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
         await _beat(hub, stop, workers)
     finally:
         stop.set()
-        for descriptor in context.bus.filenos():
-            loop.remove_reader(descriptor)
+        watch.close()
         hub.close()
         await _end(workers)
 
