@@ -24,7 +24,7 @@ from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
-from shared.bus import LoopWatch
+from shared.bus import LoopWatch, settle_s
 from shared.files import write_atomic
 from shared.messages import LinkState, NodePhase, OwnerWant, TaskWant, VpnWant, WantedTask
 from shared.pb import hivemind_pb2 as pb
@@ -122,10 +122,11 @@ class Link:
     async def _beats(self) -> None:
         while True:
             self._bus.connect_new()
-            self._look()
             self._publish_want()
-            self._publish_link()
-            self._on_bus()
+            self._send_link()
+            await asyncio.sleep(settle_s(time.monotonic()))  # all have beaten: one look for all
+            self._bus.drain()
+            self._look()
             await asyncio.sleep(service.next_beat_in_s(time.monotonic()))
 
     def _drain(self) -> None:
@@ -177,12 +178,15 @@ class Link:
         self._bus.publish(TaskWant(at_s=now_s, synced=self._synced, tasks=self._want))
 
     def _publish_link(self) -> None:
+        self._send_link()
+        self._drain()
+
+    def _send_link(self) -> None:
         now_s, progress = time.monotonic(), self.session.progress
         self._bus.publish(
             VpnWant(at_s=now_s, synced=progress.tunnel_known, tunnel=progress.tunnel)
         )
         self._bus.publish(self.link_state(now_s))
-        self._drain()
 
     def link_state(self, now_s: float) -> LinkState:
         progress = self.session.progress
