@@ -24,6 +24,7 @@ M = TypeVar("M", bound=Message)
 
 SEND_HIGH_WATER = 200  # messages queued for one stopped reader: bounds the memory it costs
 MAX_DRAIN = 1000  # messages taken in one wake: a flood must not stop the beat
+SETTLED_NS = 1_000_000_000  # a folder's stamp is coarse: within this two changes may share one
 BEAT_SPREAD_S = 0.015  # all processes have beaten so long after a whole second
 RECONNECT_MS = 20  # a restarted peer is heard again within milliseconds …
 RECONNECT_MAX_MS = 200  # … and one that stays away costs five tries a second
@@ -139,6 +140,8 @@ class Bus:
         self._path = self._directory / f"{name}.sock"
         self._last: dict[str, list[bytes]] = {}
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
+        self._looked_at_ns = 0
+        self._filenos: tuple[int, ...] = ()
         if len(str(self._path)) > MAX_SOCKET_PATH:
             raise PathTooLongError(
                 f"{self._path} is too long for a unix socket (over {MAX_SOCKET_PATH} characters);"
@@ -164,10 +167,17 @@ class Bus:
 
     def connect_new(self) -> None:
         """Connect to every owner of a topic that is read; monitors are found by their sockets."""
+        changed_ns = self._directory.stat().st_mtime_ns
+        if changed_ns == self._looked_at_ns:
+            return
+        if time.time_ns() - changed_ns > SETTLED_NS:  # else more may come under the same stamp
+            self._looked_at_ns = changed_ns
         for topic in self.inbox.latest:
             for source in self._sources(topic):
                 if source not in self._subscribers and source != self.name:
                     self._subscribers[source] = self._subscribe(source)
+        sockets = (self._publisher, *self._subscribers.values())
+        self._filenos = tuple(int(socket.fileno()) for socket in sockets)
 
     def _subscribe(self, source: str) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.SUB)
@@ -236,8 +246,7 @@ class Bus:
     def filenos(self) -> tuple[int, ...]:
         """For an asyncio loop: readable means "call drain"; drain also after each publish,
         since zmq's descriptors only signal an edge, and ask again after `connect_new`."""
-        sockets = (self._publisher, *self._subscribers.values())
-        return tuple(int(socket.fileno()) for socket in sockets)
+        return self._filenos
 
     def close(self) -> None:
         self._context.destroy(linger=0)

@@ -5,6 +5,7 @@ decide whose fault it was.
 """
 
 import os
+import signal
 from dataclasses import dataclass
 
 from procs.executor.run_record import Ended, RunRecord
@@ -12,6 +13,7 @@ from shared.messages import TaskPhase
 
 NEVER_RAN = -1
 SIGKILL = 9
+ENGINE_SIGNALS = (SIGKILL, signal.SIGTERM)  # to what it finds running, without live-restore
 LOST_TO_ENGINE = 255
 
 
@@ -55,16 +57,22 @@ class Verdict:
 
 
 def judge(
-    record: RunRecord, stop: Stop | None, failure: Failure | None, loss: Loss | None
+    record: RunRecord,
+    stop: Stop | None,
+    failure: Failure | None,
+    loss: Loss | None,
+    *,
+    engine_lapsed: bool = False,
 ) -> Verdict:
-    """What became of it."""
+    """What became of it. `engine_lapsed`: the engine went away under it, and it has not been seen
+    to run since."""
     if record.failed_errno is not None:
         why = os.strerror(record.failed_errno)
         return Verdict(
             TaskPhase.FAILED, NEVER_RAN, "start", f"the command could not be started: {why}"
         )
     if record.ended is not None:
-        return _ended(record.ended, stop)
+        return _ended(record.ended, stop, engine_lapsed)
     if stop is not None:
         return Verdict(stop.phase, loss.exit_code if loss else NEVER_RAN, "", stop.sentence)
     if failure is not None:
@@ -74,7 +82,7 @@ def judge(
     return Verdict(TaskPhase.FAILED, NEVER_RAN, "node", "it ended, and nothing says how")
 
 
-def _ended(ended: Ended, stop: Stop | None) -> Verdict:
+def _ended(ended: Ended, stop: Stop | None, engine_lapsed: bool) -> Verdict:
     if stop is not None and ended.monotonic_ns >= stop.monotonic_ns:
         return Verdict(stop.phase, ended.code, "", stop.sentence)
     if ended.signal == SIGKILL and (ended.oom_kills or 0) > 0:
@@ -83,6 +91,8 @@ def _ended(ended: Ended, stop: Stop | None) -> Verdict:
         )
     if ended.code == 0:
         return Verdict(TaskPhase.SUCCEEDED, 0)
+    if engine_lapsed and ended.signal in ENGINE_SIGNALS:
+        return _interrupted("the container engine went down under it, then ended it")
     how = f"was killed by signal {ended.signal}" if ended.signal else f"exited {ended.code}"
     return Verdict(TaskPhase.FAILED, ended.code, "exit", f"the command {how}")
 

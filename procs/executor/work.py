@@ -302,7 +302,10 @@ class Work:
         cgroup.kill(attempt.container_id)
         (directory / SECRETS).unlink(missing_ok=True)
         seal(directory)  # it holds the secrets where no keeper came
-        verdict = judge(record, attempt.stop, attempt.failure, attempt.loss)
+        verdict = judge(
+            record, attempt.stop, attempt.failure, attempt.loss,
+            engine_lapsed=attempt.engine_lapsed,
+        )  # fmt: skip
         packed, verdict = self._pack(attempt, record, verdict)
         report = _report(attempt, record, verdict, packed, self._runtime)
         write_record(directory / REPORT, report)

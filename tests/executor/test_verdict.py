@@ -76,3 +76,20 @@ def test_an_end(
 
 def test_success_says_nothing() -> None:
     assert judge(ended(0), None, None, None) == Verdict(TaskPhase.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize(
+    ("record", "lapsed", "phase", "code", "cause"),
+    [
+        pytest.param(ended(143, 15), True, "failed", -1, "interrupted", id="told to end"),
+        pytest.param(ended(137, 9), True, "failed", -1, "interrupted", id="killed"),
+        pytest.param(ended(143, 15), False, "failed", 143, "exit", id="no lapse"),
+        pytest.param(ended(3), True, "failed", 3, "exit", id="its own end"),
+        pytest.param(ended(0), True, "succeeded", 0, "", id="its own success"),
+    ],
+)
+def test_an_engine_that_ends_what_it_finds_interrupts_it(
+    record: RunRecord, lapsed: bool, phase: str, code: int, cause: str
+) -> None:
+    found = judge(record, None, None, None, engine_lapsed=lapsed)
+    assert (found.phase, found.exit_code, found.cause) == (phase, code, cause)

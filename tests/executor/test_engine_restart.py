@@ -1,0 +1,39 @@
+"""An engine without live-restore takes its containers with it: interrupted, and never run twice."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.executor_alone import ExecutorAlone, task
+from tests.system.engine.private import PrivateEngine
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def mortal() -> Iterator[PrivateEngine]:
+    engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="hme-", dir="/tmp")))
+    try:
+        engine.start("--no-live-restore")
+        assert engine.task_image
+        yield engine
+    finally:
+        engine.stop("--purge")
+
+
+def test_an_engine_without_live_restore_interrupts_its_tasks(mortal: PrivateEngine) -> None:
+    executor = ExecutorAlone(mortal.host).start()
+    try:
+        key = executor.assign(task("sh", "-c", "echo up; sleep 300"))
+        executor.wait(lambda: b"up" in executor.output(key), "up")
+        mortal.kill()
+        executor.wait(lambda: not executor.available(), "the engine known to be away")
+        mortal.start("--no-live-restore")
+        report = executor.wait_report(key)
+        assert (report.phase, report.cause) == ("failed", "interrupted")
+        assert executor.output(key) == b"up\n"
+        executor.wait(lambda: executor.containers() == [], "no container left")
+    finally:
+        executor.stop()
