@@ -279,12 +279,17 @@ class LoopWatch:
         self._watched = ()
 
     def _on_readable(self) -> None:
+        if not self.settle():
+            self._on_news()
+
+    def settle(self) -> bool:
+        """Just after a whole second: hear nothing until all have beaten, then `on_news` once.
+        False at any other time. For one's own beat, before the others' can wake the loop."""
         wait_s = settle_s(time.monotonic())
-        if wait_s > 0:
+        if wait_s > 0 and self._watched:
             self._pause()
             self._settling = self._loop.call_later(wait_s, self._settled)
-        else:
-            self._on_news()
+        return wait_s > 0
 
     def _settled(self) -> None:
         self._watch()

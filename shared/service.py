@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from shared.bus import Bus, BusError, PathTooLongError
+from shared.bus import Bus, BusError, PathTooLongError, settle_s
 from shared.messages import MESSAGES
 from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
@@ -149,6 +149,7 @@ def _loop(context: Context, worker: Worker) -> None:
                 bus.connect_new()
                 worker.beat(now_s)
                 due_s = time.monotonic() + next_beat_in_s(time.monotonic())
+                time.sleep(settle_s(time.monotonic()))  # the others' beats, in the same wake
             descriptors = (context.stop_descriptor, *worker.descriptors())
             ready = bus.wait(max(0.0, due_s - time.monotonic()), descriptors)
             if not context.stop.is_set():

@@ -24,7 +24,7 @@ from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
-from shared.bus import LoopWatch, settle_s
+from shared.bus import LoopWatch
 from shared.files import write_atomic
 from shared.messages import LinkState, NodePhase, OwnerWant, TaskWant, VpnWant, WantedTask
 from shared.pb import hivemind_pb2 as pb
@@ -74,7 +74,7 @@ class Link:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; what has begun is finished."""
         loop = asyncio.get_running_loop()
-        watch = LoopWatch(self._bus, loop, self._on_bus)
+        self._watch = watch = LoopWatch(self._bus, loop, self._on_news)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._beats())]
@@ -124,9 +124,8 @@ class Link:
             self._bus.connect_new()
             self._publish_want()
             self._send_link()
-            await asyncio.sleep(settle_s(time.monotonic()))  # all have beaten: one look for all
-            self._bus.drain()
-            self._look()
+            if not self._watch.settle():
+                self._on_news()
             await asyncio.sleep(service.next_beat_in_s(time.monotonic()))
 
     def _drain(self) -> None:
@@ -134,9 +133,9 @@ class Link:
         if self._bus.drain():
             asyncio.get_running_loop().call_soon(self._look)
 
-    def _on_bus(self) -> None:
-        if self._bus.drain():
-            self._look()
+    def _on_news(self) -> None:
+        self._bus.drain()
+        self._look()
 
     def _look(self) -> None:
         """Take in what the others say, and act on the difference."""
