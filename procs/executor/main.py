@@ -1,6 +1,6 @@
 """The executor: holds the attempts that master_link wants, and runs them in Docker.
 
-Starting is recovering: `Recovery` reads the directories, and the loop goes on from there. What
+Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
 to do is decided in core.py; how, blocking, in work.py; this file ties them to the bus.
 
 Reads task.want, link.state. Publishes task.state.

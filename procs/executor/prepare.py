@@ -6,7 +6,6 @@ place: entries are written only below directories that we made, links last.
 
 import hashlib
 import os
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -215,8 +214,3 @@ def _tar_entries(file: IO[bytes], mode: str) -> Iterator[Entry]:
                 raise ValueError(f"entry {member.name!r} is a hard link")
             content = archive.extractfile(member) if member.isfile() else None
             yield Entry(path, member.isdir(), link, member.mode, content)
-
-
-def free_blobs(directory: Path) -> None:
-    """What the layout no longer needs once the task has ended."""
-    shutil.rmtree(directory / BLOBS, ignore_errors=True)

@@ -17,10 +17,6 @@ class Bells:
         if event is not None:
             event.set()
 
-    def ring_all(self) -> None:
-        for name in list(self._events):
-            self.ring(name)
-
 
 async def wait(event: asyncio.Event, timeout_s: float) -> bool:
     """True: it rang; False: `timeout_s` passed."""

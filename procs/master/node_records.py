@@ -16,12 +16,11 @@ Row = sa.RowMapping
 
 @dataclass
 class Beat:
-    """What a heartbeat came to. `assign_again`: something is offered anew."""
+    """What a heartbeat came to."""
 
     known: bool
     desired_state: pb.NodeState = pb.NODE_STATE_UNSPECIFIED
     forget: list[Key] = field(default_factory=list)
-    assign_again: bool = False
 
 
 def node(connection: sa.Connection, node_id: str) -> Row | None:
@@ -78,7 +77,7 @@ def heartbeat(connection: sa.Connection, request: pb.HeartbeatRequest, now_unix_
                 lost=False,
             )
         )
-        beat.assign_again = _compare(connection, request.node_id, set(keys))
+        _compare(connection, request.node_id, set(keys))
     return beat
 
 
@@ -192,9 +191,8 @@ def _is_news(row: Row, request: pb.HeartbeatRequest) -> bool:
     )
 
 
-def _compare(connection: sa.Connection, node_id: str, held: set[Key]) -> bool:
-    """Attempts that the node names are held; True: one must be assigned again."""
-    again = False
+def _compare(connection: sa.Connection, node_id: str, held: set[Key]) -> None:
+    """Attempts that the node names are held; those it does not name are counted as missing."""
     for row in task_records.held_by(connection, node_id):
         key = Key(row["task_id"], row["attempt"])
         if key in held:
@@ -202,5 +200,4 @@ def _compare(connection: sa.Connection, node_id: str, held: set[Key]) -> bool:
             if row["missed_beats"]:
                 task_records.named(connection, row)
         elif row["phase"] == core.AttemptPhase.HELD:
-            again = task_records.missing(connection, row) or again
-    return again
+            task_records.missing(connection, row)

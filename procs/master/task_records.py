@@ -205,13 +205,13 @@ def named(connection: sa.Connection, row: Row) -> None:
     _set(connection, row, missed_beats=0)
 
 
-def missing(connection: sa.Connection, row: Row) -> bool:
-    """A heartbeat did not name this attempt; True: the second in a row, assign it again."""
+def missing(connection: sa.Connection, row: Row) -> None:
+    """A heartbeat did not name this attempt; at the second in a row it is assigned again."""
     missed = row["missed_beats"] + 1
     if missed < core.MISSED_BEATS:
         _set(connection, row, missed_beats=missed)
-        return False
-    return _move(connection, row, Event.MISSING, missed_beats=0)
+    else:
+        _move(connection, row, Event.MISSING, missed_beats=0)
 
 
 def lose(connection: sa.Connection, node_id: str, now_unix_s: float) -> list[Key]:
