@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from procs.executor.core import PHASES, Event, Step
+from procs.executor.core import PHASES, Event, Step, Wait
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.sandbox import container_name
@@ -19,6 +19,7 @@ class Outcome:
     """What a job found: an event, or None, and what it learned. None fields change nothing."""
 
     event: Event | None = None
+    waits_for: Wait | None = None  # with MISSED
     container_id: str | None = None
     image_digest: str | None = None
     stop_signal: str | None = None
@@ -55,8 +56,7 @@ class Attempt:
     may_have_container: bool = False
     refusals: int = 0
     engine_lapsed: bool = False
-    waits_for_inputs: bool = False
-    waits_for_image: bool = False
+    waits_for: Wait | None = None
     retry_at_s: float = 0.0
     absent_since_s: float | None = None
     stop_stage: int = 0
@@ -80,8 +80,10 @@ class Attempt:
     @property
     def in_preparation(self) -> bool:
         """Does it keep the engine busy, or will it soon? What only waits does not."""
-        waits = self.waits_for_image or self.waits_for_inputs
-        return self.step in (Step.PREPARING, Step.STARTING) and not waits
+        return self.step in (Step.PREPARING, Step.STARTING) and self.waits_for is None
+
+    def waits(self, what: Wait) -> bool:
+        return self.step is Step.PREPARING and self.waits_for is what
 
     @property
     def phase(self) -> TaskPhase:

@@ -28,10 +28,8 @@ class Event(StrEnum):
 
     GRANTED = "its resources were set aside"
     PREPARED = "its container was created"
-    IMAGE_MISSED = "its image was not here"
-    IMAGE_ARRIVED = "its image has come"
-    INPUTS_MISSED = "an input had not come yet"
-    INPUTS_ARRIVED = "all inputs have come"
+    MISSED = "something that it needs was not here yet"
+    ARRIVED = "what it waited for has come"
     PREPARE_FAILED = "it could not be prepared"
     ENGINE_LOST = "the engine went away under a call"
     STARTED = "the keeper wrote started"
@@ -42,6 +40,13 @@ class Event(StrEnum):
     COLLECTED = "its report was written"
     CLEANED = "its container and directories were removed"
     UNWANTED = "the master has its result"
+
+
+class Wait(StrEnum):
+    """What an attempt that is being prepared waits for; its detail says more."""
+
+    IMAGE = "image"
+    INPUTS = "inputs"
 
 
 class Instruction(StrEnum):
@@ -65,10 +70,8 @@ MOVES: dict[tuple[Step, Event], Move] = {
     (Step.WAITING, Event.GRANTED): (Step.PREPARING, Instruction.PREPARE),
     (Step.WAITING, Event.STOP_WANTED): (Step.COLLECTING, Instruction.COLLECT),
     (Step.PREPARING, Event.PREPARED): (Step.STARTING, Instruction.START),
-    (Step.PREPARING, Event.IMAGE_MISSED): (Step.PREPARING, None),
-    (Step.PREPARING, Event.IMAGE_ARRIVED): (Step.PREPARING, Instruction.PREPARE),
-    (Step.PREPARING, Event.INPUTS_MISSED): (Step.PREPARING, None),
-    (Step.PREPARING, Event.INPUTS_ARRIVED): (Step.PREPARING, Instruction.PREPARE),
+    (Step.PREPARING, Event.MISSED): (Step.PREPARING, None),
+    (Step.PREPARING, Event.ARRIVED): (Step.PREPARING, Instruction.PREPARE),
     (Step.PREPARING, Event.PREPARE_FAILED): (Step.COLLECTING, Instruction.COLLECT),
     (Step.PREPARING, Event.ENGINE_LOST): (Step.WAITING, None),
     (Step.PREPARING, Event.STOP_WANTED): (Step.COLLECTING, Instruction.COLLECT),
@@ -102,8 +105,7 @@ IGNORED: frozenset[tuple[Step, Event]] = frozenset(
         for event in (
             Event.PREPARED,
             Event.PREPARE_FAILED,
-            Event.IMAGE_MISSED,
-            Event.INPUTS_MISSED,
+            Event.MISSED,
             Event.ENGINE_LOST,
             Event.NEVER_RAN,
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from procs.executor import core, prepare, quota, wants
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.bells import Bells
-from procs.executor.core import ALIVE, Event, Instruction, Step
+from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.engine import DockerEngine, Engine
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
@@ -213,8 +213,7 @@ class Executor:
             attempt.record = read_run(attempt.directory)
         if outcome.event is Event.PREPARED and attempt.step is Step.PREPARING:
             self._bells.hang(attempt.key, attempt.directory)
-        attempt.waits_for_inputs = outcome.event is Event.INPUTS_MISSED
-        attempt.waits_for_image = outcome.event is Event.IMAGE_MISSED
+        attempt.waits_for = outcome.waits_for
         self._apply(attempt, outcome.event)
 
     def _read_record(self, attempt: Attempt) -> None:
@@ -278,29 +277,25 @@ class Executor:
             self._apply(attempt, Event.GRANTED)
 
     def _want_images(self, now_s: float) -> None:
-        waiting = [a for a in self._attempts.values() if self._waits_for_image(a)]
+        waiting = [a for a in self._attempts.values() if a.waits(Wait.IMAGE)]
         images = {a.spec.image for a in waiting} if self._watch.about else set()
         self._pulls.want(images, now_s)
         for attempt in waiting:
             attempt.detail = self._pulls.progress(attempt.spec.image) or attempt.detail
 
-    @staticmethod
-    def _waits_for_image(attempt: Attempt) -> bool:
-        return attempt.waits_for_image and attempt.step is Step.PREPARING
-
     def _pulled(self, pulled: Pulled) -> None:
         for attempt in list(self._attempts.values()):
-            if not self._waits_for_image(attempt) or attempt.spec.image != pulled.image:
+            if not attempt.waits(Wait.IMAGE) or attempt.spec.image != pulled.image:
                 continue
             if pulled.away:
                 continue  # asked for again once the engine is there
-            attempt.waits_for_image, attempt.detail = False, ""
+            attempt.waits_for, attempt.detail = None, ""
             if pulled.refused:
                 attempt.failure = Failure("image", pulled.refused)
                 self._apply(attempt, Event.PREPARE_FAILED)
             else:
                 attempt.pull_s = pulled.took_s
-                self._apply(attempt, Event.IMAGE_ARRIVED)
+                self._apply(attempt, Event.ARRIVED)
 
     def _capacity(self) -> Capacity:
         disk = os.statvfs(self._tasks)
@@ -313,7 +308,7 @@ class Executor:
 
     def _tend(self, attempt: Attempt, now_s: float) -> None:
         """What time asks of one attempt."""
-        if attempt.step is Step.PREPARING and attempt.waits_for_inputs:
+        if attempt.waits(Wait.INPUTS):
             self._look_for_inputs(attempt)
         if attempt.step is Step.COLLECTING and not self._jobs.is_busy(attempt.key):
             if now_s < attempt.retry_at_s:
@@ -352,8 +347,8 @@ class Executor:
             attempt.failure = Failure("input", str(err))
             self._apply(attempt, Event.PREPARE_FAILED)
             return
-        attempt.waits_for_inputs = False
-        self._apply(attempt, Event.INPUTS_ARRIVED)
+        attempt.waits_for = None
+        self._apply(attempt, Event.ARRIVED)
 
     def _look_at_disk(self, attempt: Attempt, now_s: float) -> None:
         if now_s >= attempt.disk_due_s and not self._jobs.is_busy((attempt.key, "disk")):

@@ -17,7 +17,7 @@ from procs.executor import cgroup
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.claim import AlreadyRanError, Start, seal, settle, write_claim
 from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
-from procs.executor.core import Event
+from procs.executor.core import Event, Wait
 from procs.executor.engine import (
     Engine,
     EngineAwayError,
@@ -119,7 +119,7 @@ class Work:
             return image
         try:
             if missing(attempt.directory, attempt.spec):
-                return Outcome(Event.INPUTS_MISSED, detail="waiting for its input")
+                return Outcome(Event.MISSED, Wait.INPUTS, detail="waiting for its input")
             lay_out(attempt.directory, attempt.spec, granted.disk_bytes)
             return self._make_container(attempt, image, granted)
         except InputError as err:
@@ -140,7 +140,7 @@ class Work:
         except NotThereError as err:
             if attempt.pull_s:
                 return _failed("image", f"image {name} was pulled, and is not here: {err}")
-            return Outcome(Event.IMAGE_MISSED, detail="waiting for its image")
+            return Outcome(Event.MISSED, Wait.IMAGE, detail="waiting for its image")
         except EngineRefusedError as err:
             return _failed("image", f"image {name} could not be used: {err}")
         except EngineAwayError as err:
