@@ -4,10 +4,10 @@ The order is the contract's: what is malformed is refused before this (master_li
 never fits (FORBIDDEN, TOO_LARGE), then what does not fit now (DRAINING, BUSY).
 """
 
-import fnmatch
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.images import image_refusal
 from shared.messages import Capacity, NodePhase
 from shared.taskdir import Spec
 
@@ -56,16 +56,12 @@ def refusal(spec: Spec, node: Node) -> Refused | None:
     return _forbidden(spec, node) or too_large or _not_now(node)
 
 
-def image_allowed(image: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(image, pattern) for pattern in patterns)
-
-
 def _forbidden(spec: Spec, node: Node) -> Refused | None:
     reason = ""
     if spec.min_trust_level > node.trust_level:
         reason = f"min_trust_level is {spec.min_trust_level}, this node's is {node.trust_level}"
-    elif not image_allowed(spec.image, node.allowed_images):
-        reason = f"image {spec.image!r} is not among this node's ALLOWED_IMAGES"
+    elif policy := image_refusal(spec.image, node.allowed_images):
+        reason = policy
     elif spec.egress and not node.egress_allowed:
         reason = "network EGRESS: the owner has set EGRESS=off"
     elif spec.egress and not node.egress_ready:

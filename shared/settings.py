@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.images import ImageNameError, read_image, read_pattern
+
 EXIT_BAD_SETTINGS = 2  # supervisor.conf: such a process stays down
 
 
@@ -76,25 +78,8 @@ def split_address(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-IMAGE = re.compile(  # as Docker reads a reference; one without a slash has no host
-    rf"((?:{_HOST}(?:\.{_HOST})*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*)"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-    r"(?:@[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{32,128})?"
-)
-MAX_IMAGE_NAME = 255
-
-
-def is_image(text: str) -> bool:
-    """A reference that Docker takes: a name, and maybe a tag, a digest."""
-    found = IMAGE.fullmatch(text) if len(text) < 2 * MAX_IMAGE_NAME + 256 else None
-    return found is not None and len(found[1]) <= MAX_IMAGE_NAME
-
-
 def _image(raw: str) -> str:
-    if not is_image(raw):
-        raise ValueError("must be an image's name such as debian:12, in lower case")
+    read_image(raw)
     return raw
 
 
@@ -180,7 +165,13 @@ def _listen(raw: str) -> str:
 
 
 def _patterns(raw: str) -> tuple[str, ...]:
-    return tuple(word for word in re.split(r"[,\s]+", raw) if word)
+    words = tuple(word for word in re.split(r"[,\s]+", raw) if word)
+    for word in words:
+        try:
+            read_pattern(word)
+        except ImageNameError as err:
+            raise ValueError(f"holds {word[:80]!r}, which {err}") from err
+    return words
 
 
 SETTINGS = (
@@ -198,7 +189,7 @@ SETTINGS = (
     ),
     Setting(
         "ALLOWED_IMAGES", "allowed_images", "*", _patterns,
-        "patterns of the images that may run; * and ? as in a shell",
+        "which images may run; see Images",
     ),
     Setting(
         "MAX_HELD_TASKS", "max_held_tasks", "100", _count, "tasks held at once, waiting ones too"

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Sequence, Sized
 from typing import NoReturn
 
+from shared.images import ImageNameError, read_image
 from shared.limits import start_fault
 from shared.pb import hivemind_pb2 as pb
-from shared.settings import is_image
 from shared.taskdir import (
     DEFAULT_LOG_LIMIT_BYTES,
     DEFAULT_OUTPUT_LIMIT_BYTES,
@@ -99,8 +99,10 @@ def _check_name(request: pb.TaskAssignmentRequest) -> None:
 
 
 def _image(image: str) -> str:
-    if not is_image(image):
-        _refuse("image", "is not an image's name")
+    try:
+        read_image(image)
+    except ImageNameError as err:
+        _refuse("image", str(err))
     return image
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, image_allowed, refusal
+from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, refusal
 from shared.messages import Capacity, NodePhase
 from shared.taskdir import Spec
 
@@ -17,7 +17,7 @@ NODE = Node(
     trust_level=1,
     capacity=CAPACITY,
     held=0,
-    allowed_images=("debian:*", "team/*"),
+    allowed_images=("debian:*", "team/**"),
     egress_allowed=True,
     egress_ready=True,
 )
@@ -41,7 +41,7 @@ def judge(spec: dict[str, Any], node: dict[str, Any]) -> Refused | None:
         pytest.param({}, {}, id="the node's defaults"),
         pytest.param({}, {"held": 2}, id="the last free place"),
         pytest.param({}, {"egress_allowed": False, "egress_ready": False}, id="no egress asked"),
-        pytest.param({"image": "team/x/y:1"}, {}, id="a star crosses slashes"),
+        pytest.param({"image": "team/x/y:1"}, {}, id="two stars cross slashes"),
     ],
 )
 def test_taken(spec: dict[str, Any], node: dict[str, Any]) -> None:
@@ -102,25 +102,3 @@ def test_what_never_fits_is_said_before_what_does_not_fit_now(first: int) -> Non
     refused = judge(spec | WRONG_AT_ONCE[first][0], node)
     assert refused is not None
     assert WRONG_AT_ONCE[first][2] in refused.reason
-
-
-@pytest.mark.parametrize(
-    ("image", "patterns", "allowed"),
-    [
-        pytest.param("a", ("*",), True, id="all"),
-        pytest.param("debian:12", ("debian:1?",), True, id="one character"),
-        pytest.param("Debian:12", ("debian:*",), False, id="case counts"),
-        pytest.param("debian:12", ("debian",), False, id="whole, not a prefix"),
-        pytest.param("b", ("a", "b"), True, id="any of them"),
-    ],
-)
-def test_image_allowed(image: str, patterns: tuple[str, ...], allowed: bool) -> None:
-    assert image_allowed(image, patterns) is allowed
-
-
-def test_a_quota_of_another_trust_level_refuses_nothing_for_good() -> None:
-    """The master has just said a level; the executor's figures are still those of the old one."""
-    refused = judge({"memory_bytes": 1001}, {"trust_level": 2})
-    assert refused is not None
-    assert (refused.kind, refused.retry_after_s) == (BUSY, 1.0)
-    assert judge({"memory_bytes": 1000}, {"trust_level": 2}) is None

@@ -36,7 +36,7 @@ TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
     ("TASK_IMAGE", "task_image", "justin308/hivemind-worker",
      [("a", "a"), ("b:1", "b:1"), ("c/d", "c/d")]),
     ("ALLOWED_IMAGES", "allowed_images", ("*",),
-     [("a", ("a",)), ("a, b*", ("a", "b*")), ("a:1 b/?", ("a:1", "b/?"))]),
+     [("a", ("a",)), ("a, b*", ("a", "b*")), ("a:1 b/**", ("a:1", "b/**"))]),
     ("MAX_HELD_TASKS", "max_held_tasks", 100, [("1", 1), ("7", 7), ("10000", 10000)]),
     ("RESERVED_CPUS", "reserved_cpus", None, [("0", 0.0), ("1", 1.0), ("0.5", 0.5)]),
     ("RESERVED_MEMORY", "reserved_memory_bytes", None,
@@ -146,6 +146,7 @@ URL = "must be a URL such as https://master.example.org"
 HTTPS = "must begin with https:// unless its host is a loopback address"
 ADDRESS = "must be HOST:PORT, such as 127.0.0.1:5001"
 SIZE = "must be a size such as 512m or 2g"
+PATTERN = "which is not a pattern such as python, debian:1? or ghcr.io/acme/**"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,11 @@ SIZE = "must be a size such as 512m or 2g"
         ("MASTER_NODE_URL", "http://127.0.0.1@example.org", HTTPS),
         ("TASK_IMAGE", "Debian:12", "such as debian:12, in lower case"),
         ("TASK_IMAGE", "--privileged", "such as debian:12, in lower case"),
+        ("TASK_IMAGE", "f" * 64, "name the image, and its digest if that matters"),
+        ("ALLOWED_IMAGES", "a b[12]", PATTERN),
+        ("ALLOWED_IMAGES", "Python", PATTERN),
+        ("ALLOWED_IMAGES", "a@sha256:12", PATTERN),
+        ("ALLOWED_IMAGES", "a,\x1b[2J", PATTERN),
         ("RESOURCE_REPORT_INTERVAL", "soon", NUMBER),
         ("RESOURCE_REPORT_INTERVAL", "-1", NUMBER),
         ("RESOURCE_REPORT_INTERVAL", "nan", NUMBER),
