@@ -1,11 +1,12 @@
 """Files that survive a crash: written aside, synced, renamed; and trees removed safely."""
 
 import os
-import stat
+from itertools import islice
 from pathlib import Path
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ASIDE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+BATCH = 50_000  # names of a directory that are held at once
 DEEPEST = 64  # a subtree below this depth is moved up first, so that no path or stack runs out
 
 
@@ -61,22 +62,38 @@ def remove_tree(path: Path) -> None:
 def _remove_entries(top: int, directory: int, depth: int) -> bool:
     """Empty one directory; True if a subtree was moved to `top` instead of deleted."""
     _make_ours(directory)
-    moved = False
-    for name in os.listdir(directory):
-        if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-            os.unlink(name, dir_fd=directory)
-            continue
-        if depth >= DEEPEST:
-            aside = f".deep-{os.urandom(8).hex()}"
-            os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=top)
-            moved = True
-            continue
-        child = _open_directory(name, directory)
-        try:
-            moved = _remove_entries(top, child, depth + 1) or moved
-        finally:
-            os.close(child)
-        os.rmdir(name, dir_fd=directory)
+    moved, more = False, True
+    while more:
+        entries = _some_entries(directory)
+        more = len(entries) == BATCH
+        for name, is_directory in entries:
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+            elif depth >= DEEPEST:
+                _move_up(name, directory, top)
+                moved = True
+            else:
+                moved = _remove_directory(name, directory, top, depth) or moved
+    return moved
+
+
+def _some_entries(directory: int) -> list[tuple[str, bool]]:
+    with os.scandir(directory) as entries:
+        return [(e.name, e.is_dir(follow_symlinks=False)) for e in islice(entries, BATCH)]
+
+
+def _move_up(name: str, directory: int, top: int) -> None:
+    aside = f".deep-{os.urandom(8).hex()}"
+    os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=top)
+
+
+def _remove_directory(name: str, directory: int, top: int, depth: int) -> bool:
+    child = _open_directory(name, directory)
+    try:
+        moved = _remove_entries(top, child, depth + 1)
+    finally:
+        os.close(child)
+    os.rmdir(name, dir_fd=directory)
     return moved
 
 

@@ -31,6 +31,7 @@ class Outcome:
     refused: bool = False
     failed: str = ""  # the job could not be done; once more, later
     disk_bytes: int | None = None
+    too_large: str = ""  # so much that its use of disk can't even be counted
 
 
 @dataclass

@@ -1,26 +1,28 @@
 """Output: what a task left in `output/`, measured and packed.
 
-The tree is hostile. It is walked by directory descriptors; only regular files are taken; no
-link is followed; hard links become copies; set-id bits are stripped.
+The tree is hostile (see walk.py). Only regular files are taken, at any depth; hard links become
+copies; set-id bits are stripped. What can't be packed whole is not packed at all.
 """
 
 import hashlib
 import os
-import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from shared.files import DIRECTORY_FLAGS, sync_directory
+from procs.executor.globs import Globs
+from procs.executor.walk import MOST_ENTRIES, Found, TooManyEntriesError, walk
+from shared.files import sync_directory
 from shared.taskdir import ARCHIVE
 
-DEEPEST = 200  # a deeper tree holds one descriptor a level and names no tar reader takes
+LONGEST_PATH_BYTES = 4095  # Linux's own limit: nobody could unpack a longer one
 SMALLEST_ENTRY_BYTES = 4096  # what an entry costs even when empty
 BLOCK_BYTES = 512
 COMPRESSION = 1  # the link is slower than any level; the task's owner waits
+TOO_MANY = f"its output has over {MOST_ENTRIES} files and folders: let it pack them itself"
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -37,146 +39,97 @@ class Packed:
     files: int = 0
 
 
-@dataclass(frozen=True)
-class Found:
-    """One entry of the tree: its path below the root, its directory's descriptor, its stat."""
-
-    path: str
-    directory: int
-    name: str
-    status: os.stat_result
-
-
-def walk(root: Path) -> Iterator[Found]:
-    """Every entry below root that is not a directory, and each directory itself, without a link
-    followed; what is deeper than DEEPEST is left out. Valid only until the next is taken."""
+def disk_use_bytes(root: Path, enough_bytes: int | None = None) -> int:
+    """What a tree costs: for each entry the most of size, blocks and 4 KiB. Past `enough_bytes`
+    nothing more is counted; TooLargeError where there are more entries than can be looked at."""
+    used = 0
     try:
-        descriptor = os.open(root, DIRECTORY_FLAGS)
-    except FileNotFoundError:
-        return
-    try:
-        yield from _walk(descriptor, "", 0)
-    finally:
-        os.close(descriptor)
+        for found in walk(root):
+            used += entry_bytes(found.status)
+            if enough_bytes is not None and used > enough_bytes:
+                break
+    except TooManyEntriesError as err:
+        raise TooLargeError(TOO_MANY) from err
+    return used
 
 
-def _walk(directory: int, prefix: str, depth: int) -> Iterator[Found]:
-    for name in sorted(os.listdir(directory)):
-        try:
-            status = os.lstat(name, dir_fd=directory)
-        except FileNotFoundError:
-            continue  # a running task deletes while we look
-        yield Found(prefix + name, directory, name, status)
-        if stat.S_ISDIR(status.st_mode) and depth < DEEPEST:
-            try:
-                child = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            try:
-                yield from _walk(child, f"{prefix}{name}/", depth + 1)
-            finally:
-                os.close(child)
-
-
-def disk_use_bytes(root: Path) -> int:
-    """What a tree costs: for each entry the most of size, blocks and 4 KiB."""
-    return sum(
-        max(f.status.st_size, f.status.st_blocks * BLOCK_BYTES, SMALLEST_ENTRY_BYTES)
-        for f in walk(root)
-    )
-
-
-def wanted_by(globs: tuple[str, ...]) -> Callable[[str], bool]:
-    """Takes the paths that the patterns name: `*` within a folder's name, `**` for folders; a
-    folder's name takes all below it. No patterns: everything. Patterns and names are both a
-    stranger's: the time is bounded by their lengths' product, as no `.*` expression's is."""
-    patterns = [[_name(part) for part in glob.strip("/").split("/")] for glob in globs]
-
-    def wanted(path: str) -> bool:
-        names = path.split("/")
-        return not patterns or any(_matches(pattern, names) for pattern in patterns)
-
-    return wanted
-
-
-def _name(part: str) -> re.Pattern[str] | None:
-    """One name of a pattern; None: any folders. The groups are atomic: each `*` takes as little
-    as it can and is never tried again, which for one name is enough."""
-    if part == "**":
-        return None
-    first, *others = (re.escape(p).replace(r"\?", ".") for p in re.split(r"\*+", part))
-    if not others:
-        return re.compile(first, re.DOTALL)
-    middle = "".join(f"(?>.*?{other})" for other in others[:-1])
-    return re.compile(f"{first}{middle}.*{others[-1]}", re.DOTALL)
-
-
-def _matches(pattern: list[re.Pattern[str] | None], names: list[str]) -> bool:
-    """Does it name the path, or a folder above it? `at`: where in the pattern one may stand."""
-    at = _with_folders({0}, pattern)
-    for name in names:
-        if len(pattern) in at:
-            return True
-        steps = {
-            index if part is None else index + 1
-            for index, part in ((i, pattern[i]) for i in at)
-            if part is None or part.fullmatch(name)
-        }
-        at = _with_folders(steps, pattern)
-    return len(pattern) in at
-
-
-def _with_folders(at: set[int], pattern: list[re.Pattern[str] | None]) -> set[int]:
-    """`**` may stand for none."""
-    reached = set(at)
-    for index in range(len(pattern)):
-        if index in reached and pattern[index] is None:
-            reached.add(index + 1)
-    return reached
+def entry_bytes(status: os.stat_result) -> int:
+    return max(status.st_size, status.st_blocks * BLOCK_BYTES, SMALLEST_ENTRY_BYTES)
 
 
 def pack(directory: Path, output: Path, globs: tuple[str, ...], limit_bytes: int) -> Packed:
     """Write `output.tar.gz` into `directory`, durable; TooLargeError past the limit."""
-    wanted = wanted_by(globs)
-    chosen = [f for f in walk(output) if stat.S_ISREG(f.status.st_mode) and wanted(f.path)]
-    if sum(f.status.st_size for f in chosen) > limit_bytes:
-        raise TooLargeError(f"the output is larger than output_limit_bytes, {limit_bytes}")
-    if not chosen:
+    size = 0
+    empty = True
+    for _, found in _wanted(output, globs):
+        empty = False
+        size += found.status.st_size
+        if size > limit_bytes:
+            raise TooLargeError(f"the output is larger than output_limit_bytes, {limit_bytes}")
+    if empty:
         return Packed()
     aside = directory / f".{ARCHIVE}.new"
     try:
         with aside.open("w+b") as file:
-            files = _write(file, output, wanted)
+            files = _write(file, output, globs)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.seek(0, os.SEEK_END)
+            archive_bytes = file.seek(0, os.SEEK_END)
         aside.replace(directory / ARCHIVE)
     finally:
         aside.unlink(missing_ok=True)  # of a full disk: the report needs the room
     sync_directory(directory)
-    return Packed(digest, size, files)
+    return Packed(digest, archive_bytes, files)
 
 
-def _write(file: IO[bytes], output: Path, wanted: Callable[[str], bool]) -> int:
+def _wanted(output: Path, globs: tuple[str, ...]) -> Iterator[tuple[str, Found]]:
+    """The regular files to pack, with their paths."""
+    patterns = Globs(globs)
+    names: list[str] = []
+    reached = [patterns.root]
+    try:
+        for found in walk(output):
+            del names[found.depth :], reached[found.depth + 1 :]
+            here = patterns.step(reached[-1], found.name)
+            if found.is_directory:
+                names.append(found.name)
+                reached.append(here)
+            elif found.is_file and patterns.takes(here):
+                yield _path(names, found.name), found
+    except TooManyEntriesError as err:
+        raise TooLargeError(TOO_MANY) from err
+
+
+def _path(folders: list[str], name: str) -> str:
+    path = "/".join((*folders, name))
+    if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
+        raise TooLargeError(
+            f"its output has a path of over {LONGEST_PATH_BYTES} bytes, which nobody can unpack:"
+            f" …/{name[-80:]}"
+        )
+    return path
+
+
+def _write(file: IO[bytes], output: Path, globs: tuple[str, ...]) -> int:
     files = 0
     with tarfile.open(
         fileobj=file, mode="w:gz", compresslevel=COMPRESSION, format=tarfile.PAX_FORMAT
     ) as archive:
-        for found in walk(output):
-            if stat.S_ISREG(found.status.st_mode) and wanted(found.path):
-                files += _add(archive, found)
+        for path, found in _wanted(output, globs):
+            files += _add(archive, path, found)
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps each header
     return files
 
 
-def _add(archive: tarfile.TarFile, found: Found) -> int:
+def _add(archive: tarfile.TarFile, path: str, found: Found) -> int:
     descriptor = os.open(found.name, FILE_FLAGS, dir_fd=found.directory)
     with os.fdopen(descriptor, "rb") as content:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return 0
-        info = tarfile.TarInfo(found.path)
+        info = tarfile.TarInfo(path)
         info.size = status.st_size
         info.mode = stat.S_IMODE(status.st_mode) & 0o777
         info.mtime = int(status.st_mtime)

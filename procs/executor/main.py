@@ -363,6 +363,8 @@ class Executor:
 
         def judge() -> None:
             attempt.disk_due_s = time.monotonic() + pause_s
+            if used.too_large:
+                self._stop(attempt, TaskPhase.OUT_OF_DISK, used.too_large)
             self._judge_disk(attempt, used.disk_bytes or 0)
 
         return judge

@@ -287,6 +287,8 @@ class Work:
     def disk_use(self, attempt: Attempt) -> Outcome:
         try:
             return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
+        except TooLargeError as err:
+            return Outcome(too_large=str(err))
         except OSError as err:  # the task works against it; at the end it is looked at again
             log.warning("%s: its use of disk is not known: %s", attempt.key.directory, err)
             return Outcome()

@@ -2,20 +2,23 @@
 
 import hashlib
 import os
+import resource
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from procs.executor.collect import (
-    DEEPEST,
+    LONGEST_PATH_BYTES,
     Packed,
     TooLargeError,
     disk_use_bytes,
     pack,
-    wanted_by,
 )
+from procs.executor.globs import Globs
+from procs.executor.walk import KEPT_OPEN, TooManyEntriesError, walk
 from shared.files import remove_tree
 from shared.taskdir import GIB, MIB
 
@@ -93,18 +96,139 @@ def test_a_sparse_giant_is_past_the_limit_at_once(output: Path) -> None:
     assert disk_use_bytes(output) >= 1 << 40
 
 
-def test_a_very_deep_tree_ends_somewhere(output: Path) -> None:
+def dig(output: Path, levels: int, name: str = "d") -> int:
+    """A tree that deep; the descriptor of its end."""
     descriptor = os.open(output, os.O_RDONLY)
-    for _ in range(1000):
-        os.mkdir("d", dir_fd=descriptor)
-        child = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=descriptor)
+        child = os.open(name, os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = child
-    os.close(descriptor)
-    (output / "a").write_bytes(b"x")
+    return descriptor
+
+
+def put(directory: int, name: str, text: bytes = b"x") -> None:
+    descriptor = os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+
+
+def test_what_is_deep_is_packed_as_far_as_a_path_can_say_it(output: Path) -> None:
+    end = dig(output, 2000)
+    put(end, "deep")
+    os.close(end)
+    (output / "flat").write_bytes(b"y")
     packed(output)
-    assert content(output) == {"a": b"x"}
-    assert disk_use_bytes(output) == (DEEPEST + 2) * 4096
+    assert content(output) == {"d/" * 2000 + "deep": b"x", "flat": b"y"}
+
+
+def test_a_path_that_nobody_can_unpack_is_said_and_not_left_out(output: Path) -> None:
+    end = dig(output, LONGEST_PATH_BYTES // 2)
+    put(end, "xx")
+    os.close(end)
+    (output / "flat").write_bytes(b"y")
+    with pytest.raises(TooLargeError, match=r"over 4095 bytes.*…/xx"):
+        packed(output)
+    assert not (output.parent / "output.tar.gz").exists()
+    assert packed(output, "flat").files == 1
+
+
+def test_ten_thousand_levels_are_walked_with_few_descriptors(output: Path) -> None:
+    os.close(dig(output, 10_000))
+    (output / "z").write_bytes(b"x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len([*Path("/proc/self/fd").iterdir()]) + KEPT_OPEN + 8
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        assert packed(output).files == 1
+        assert disk_use_bytes(output) == 10_001 * 4096
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_each_entry_of_a_bushy_tree_is_found_once(output: Path) -> None:
+    wanted = set()
+    for branch in ("a", "b"):
+        end = dig(output, 3 * KEPT_OPEN, branch)
+        put(end, "end")
+        os.close(end)
+        for depth in range(3 * KEPT_OPEN):
+            folder = output / "/".join([branch] * depth)
+            (folder / f"{branch}-{depth}").write_bytes(b"x")
+            wanted.add(str((folder / f"{branch}-{depth}").relative_to(output)))
+        wanted.add("/".join([branch] * 3 * KEPT_OPEN) + "/end")
+    packed(output)
+    with tarfile.open(output.parent / "output.tar.gz") as archive:
+        names = archive.getnames()
+    assert set(names) == wanted
+    assert len(names) == len(wanted)
+
+
+def test_a_folder_that_is_moved_under_the_walk_leads_nowhere_else(output: Path) -> None:
+    outside = output.parent / "outside"
+    (outside / "secret").mkdir(parents=True)
+    os.close(dig(output, KEPT_OPEN + 2))
+    seen = []
+    for found in walk(output):
+        seen.append(found.name)
+        if found.depth == KEPT_OPEN + 1:  # the level to go back to is closed: its end moves away
+            (output / "/".join("d" * (KEPT_OPEN + 1))).rename(outside / "moved")
+    assert "secret" not in seen
+    assert "moved" not in seen
+    assert set(seen) == {"d"}
+
+
+def test_too_many_entries_are_said(output: Path) -> None:
+    for n in range(20):
+        (output / str(n)).mkdir()
+        (output / str(n) / "x").touch()
+    with pytest.raises(TooManyEntriesError):
+        list(walk(output, most_entries=39))
+    assert len(list(walk(output, most_entries=40))) == 40
+
+
+def test_a_link_that_takes_a_files_place_while_it_is_packed_is_not_followed(output: Path) -> None:
+    """A racing process, which no longer lives when it matters: even so."""
+    secret = output.parent / "report"
+    secret.write_bytes(b"secret of the host")
+    for n in range(50):
+        (output / str(n)).mkdir()
+        (output / str(n) / "f").write_bytes(b"own")
+    end = threading.Event()
+    racing = threading.Thread(target=_swap, args=(output, secret, end))
+    racing.start()
+    try:
+        for _ in range(30):
+            try:
+                packed(output)
+            except OSError:
+                continue  # it was changed under us: said, and never wrong
+            with tarfile.open(output.parent / "output.tar.gz") as archive:
+                for member in archive:
+                    assert archive.extractfile(member).read() in (b"", b"own")  # type: ignore[union-attr]
+            disk_use_bytes(output)
+    finally:
+        end.set()
+        racing.join()
+    assert secret.read_bytes() == b"secret of the host"
+
+
+def _swap(output: Path, secret: Path, end: threading.Event) -> None:
+    aside = output.parent / "aside"
+    aside.mkdir()
+    (aside / "f").write_bytes(b"secret of the host")
+    while not end.is_set():
+        for n in range(0, 50, 2):
+            file, folder = output / str(n) / "f", output / str(n + 1)
+            link = output.parent / "link"
+            link.symlink_to(secret)
+            link.replace(file)
+            folder.rename(output.parent / "gone")
+            folder.symlink_to(aside)
+            folder.unlink()
+            (output.parent / "gone").rename(folder)
+            file.unlink()
+            file.write_bytes(b"own")
 
 
 def test_small_entries_count_as_a_block(output: Path) -> None:
@@ -145,4 +269,8 @@ def test_small_entries_count_as_a_block(output: Path) -> None:
     ],
 )
 def test_globs(globs: tuple[str, ...], path: str, taken: bool) -> None:
-    assert wanted_by(globs)(path) is taken
+    patterns = Globs(globs)
+    reached = patterns.root
+    for name in path.split("/"):
+        reached = patterns.step(reached, name)
+    assert patterns.takes(reached) is taken

@@ -1,0 +1,134 @@
+"""Every entry of a hostile tree, at any depth, without a link followed.
+
+By directory descriptors, at most KEPT_OPEN of them: a directory that was closed on the way down is
+opened again as `..` of the one below it, and only if it still is the one that it was.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from shared.files import DIRECTORY_FLAGS
+
+KEPT_OPEN = 16
+MOST_ENTRIES = 1_000_000  # names that are held at once: this much of our memory a task may cost
+
+
+class TooManyEntriesError(Exception):
+    """The tree has more entries than were asked for."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry: the descriptor of its directory, its name there, its stat; depth 0: in the root.
+    Valid until the next is taken."""
+
+    directory: int
+    name: str
+    status: os.stat_result
+    depth: int
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.status.st_mode)
+
+
+@dataclass
+class _Level:
+    """A directory on the way down, and what of it has not been looked at."""
+
+    descriptor: int
+    identity: tuple[int, int]
+    names: list[str] = field(default_factory=list)
+    is_open: bool = True
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            os.close(self.descriptor)
+
+
+def walk(root: Path, most_entries: int = MOST_ENTRIES) -> Iterator[Found]:
+    """Each entry below root, a directory before what is in it, by name. What a running task
+    removes or moves meanwhile is left out."""
+    try:
+        levels = [_level(os.open(root, DIRECTORY_FLAGS))]
+    except FileNotFoundError:
+        return
+    try:
+        left = _list(levels[0], most_entries)
+        while levels:
+            if not levels[-1].names:
+                _leave(levels)
+                continue
+            found = _next(levels)
+            if found is None:
+                continue
+            yield found
+            if found.is_directory and _enter(levels, found):
+                left = _list(levels[-1], left)
+    finally:
+        for level in levels:
+            level.close()
+
+
+def _level(descriptor: int) -> _Level:
+    return _Level(descriptor, _identity(descriptor))
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _list(level: _Level, most: int) -> int:
+    """Note the names in a directory; how many more may be noted."""
+    with os.scandir(level.descriptor) as entries:
+        level.names = sorted((e.name for e in islice(entries, most + 1)), reverse=True)
+    if len(level.names) > most:
+        raise TooManyEntriesError
+    return most - len(level.names)
+
+
+def _next(levels: list[_Level]) -> Found | None:
+    level = levels[-1]
+    name = level.names.pop()
+    try:
+        status = os.lstat(name, dir_fd=level.descriptor)
+    except FileNotFoundError:
+        return None
+    return Found(level.descriptor, name, status, len(levels) - 1)
+
+
+def _enter(levels: list[_Level], found: Found) -> bool:
+    try:
+        descriptor = os.open(found.name, DIRECTORY_FLAGS, dir_fd=found.directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    levels.append(_level(descriptor))
+    if len(levels) > KEPT_OPEN:
+        levels[-KEPT_OPEN].close()
+    return True
+
+
+def _leave(levels: list[_Level]) -> None:
+    """Up. Where the way up is not the way down any more, the rest of that way is left out."""
+    below = levels.pop()
+    try:
+        if not levels or levels[-1].is_open:
+            return
+        descriptor = os.open("..", DIRECTORY_FLAGS, dir_fd=below.descriptor)
+        if _identity(descriptor) == levels[-1].identity:
+            levels[-1].descriptor, levels[-1].is_open = descriptor, True
+        else:
+            os.close(descriptor)
+            levels.clear()
+    finally:
+        below.close()
