@@ -7,6 +7,9 @@ compared with the parts of the full name, so that no spelling gets past them.
 import re
 from dataclasses import dataclass, replace
 
+from shared import sentences
+from shared.sentences import Refusal, Said
+
 HUB, OFFICIAL, LATEST = "docker.io", "library", "latest"  # what a name leaves out
 HUB_TOO = "index.docker.io"
 MOST_CHARACTERS = 255  # of a name without tag and digest
@@ -110,23 +113,25 @@ def read_pattern(text: str) -> Pattern:
     return Pattern(host, path, tag if found.tag else None, found.digest)
 
 
-def image_refusal(text: str, patterns: tuple[str, ...]) -> str:
-    """Why the patterns don't allow it, and what would be allowed; empty: they do."""
+def image_refusal(text: str, patterns: tuple[str, ...]) -> Said[Refusal] | None:
+    """Why the patterns don't allow it, and what would be allowed; None: they do."""
     try:
         image = read_image(text)
     except ImageNameError as err:
-        return f"image {text!r} {err}"
+        return sentences.IMAGE_NOT_READ.say(image=text, fault=err)
     read = [read_pattern(pattern) for pattern in patterns]
     if any(pattern.allows(image) for pattern in read):
-        return ""
-    refused = f"image {text!r} is not among this node's ALLOWED_IMAGES"
+        return None
     near = [pattern for pattern in read if pattern.is_of(image)]
     digest = next((pattern.digest for pattern in near if pattern.digest), "")
     if digest:
-        return f"{refused}: name it by its digest, {image.repository}@{digest}"
+        name = f"{image.repository}@{digest}"
+        return sentences.IMAGE_ALLOWED_BY_DIGEST.say(image=text, name=name)
     if near and image.digest:
-        return f"{refused}: it is allowed by tag, name it without the digest"
-    return f"{refused}: choose an image that is, or another tag" if near else refused
+        return sentences.IMAGE_ALLOWED_BY_TAG.say(image=text)
+    if near:
+        return sentences.IMAGE_TAG_NOT_ALLOWED.say(image=text)
+    return sentences.IMAGE_NOT_ALLOWED.say(image=text)
 
 
 def _split(text: str) -> Reference:

@@ -7,8 +7,9 @@ from procs.executor.core import PHASES, Event, Step, Wait
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.sandbox import container_name
-from procs.executor.verdict import Failure, Loss, Stop
+from procs.executor.verdict import Loss, Stop
 from shared.messages import HeldTask, PhaseAt, TaskPhase, TaskUse
+from shared.sentences import Said
 from shared.taskdir import Report, Spec, TaskKey
 
 SHOWN_ARGUMENTS, SHOWN_CHARACTERS = 8, 200  # of a command on the bus: it may be megabytes
@@ -25,13 +26,13 @@ class Outcome:
     stop_signal: str | None = None
     pull_s: float | None = None
     detail: str | None = None
-    failure: Failure | None = None
+    failure: Said[TaskPhase] | None = None
     loss: Loss | None = None
     report: Report | None = None
     refused: bool = False
     failed: str = ""  # the job could not be done; once more, later
     disk_bytes: int | None = None
-    too_large: str = ""  # so much that its use of disk can't even be counted
+    too_large: Said[TaskPhase] | None = None  # so much that its use of disk can't even be counted
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Attempt:
     detail: str = ""
     record: RunRecord = field(default_factory=lambda: RunRecord(None, None, None))
     stop: Stop | None = None
-    failure: Failure | None = None
+    failure: Said[TaskPhase] | None = None
     loss: Loss | None = None
     report: Report | None = None
     container_id: str = ""

@@ -15,19 +15,25 @@ from typing import IO
 
 from procs.executor.globs import Globs
 from procs.executor.walk import MOST_ENTRIES, Found, TooManyEntriesError, walk
+from shared import sentences
 from shared.files import sync_directory
+from shared.messages import TaskPhase
+from shared.sentences import Said
 from shared.taskdir import ARCHIVE
 
 LONGEST_PATH_BYTES = 4095  # Linux's own limit: nobody could unpack a longer one
 SMALLEST_ENTRY_BYTES = 4096  # what an entry costs even when empty
 BLOCK_BYTES = 512
 COMPRESSION = 1  # the link is slower than any level; the task's owner waits
-TOO_MANY = f"its output has over {MOST_ENTRIES} files and folders: let it pack them itself"
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class TooLargeError(Exception):
     """The output is past its limit."""
+
+    def __init__(self, said: Said[TaskPhase]) -> None:
+        super().__init__(said.text)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def disk_use_bytes(root: Path, enough_bytes: int | None = None) -> int:
             if enough_bytes is not None and used > enough_bytes:
                 break
     except TooManyEntriesError as err:
-        raise TooLargeError(TOO_MANY) from err
+        raise TooLargeError(sentences.OUTPUT_TOO_MANY.say(most=MOST_ENTRIES)) from err
     return used
 
 
@@ -65,7 +71,7 @@ def pack(directory: Path, output: Path, globs: tuple[str, ...], limit_bytes: int
         empty = False
         size += found.status.st_size
         if size > limit_bytes:
-            raise TooLargeError(f"the output is larger than output_limit_bytes, {limit_bytes}")
+            raise TooLargeError(sentences.OUTPUT_TOO_LARGE.say(limit=limit_bytes))
     if empty:
         return Packed()
     aside = directory / f".{ARCHIVE}.new"
@@ -99,16 +105,14 @@ def _wanted(output: Path, globs: tuple[str, ...]) -> Iterator[tuple[str, Found]]
             elif found.is_file and patterns.takes(here):
                 yield _path(names, found.name), found
     except TooManyEntriesError as err:
-        raise TooLargeError(TOO_MANY) from err
+        raise TooLargeError(sentences.OUTPUT_TOO_MANY.say(most=MOST_ENTRIES)) from err
 
 
 def _path(folders: list[str], name: str) -> str:
     path = "/".join((*folders, name))
     if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
-        raise TooLargeError(
-            f"its output has a path of over {LONGEST_PATH_BYTES} bytes, which nobody can unpack:"
-            f" …/{name[-80:]}"
-        )
+        said = sentences.OUTPUT_PATH_TOO_LONG.say(most=LONGEST_PATH_BYTES, name=name[-80:])
+        raise TooLargeError(said)
     return path
 
 

@@ -26,11 +26,12 @@ from procs.executor.recovery import recover
 from procs.executor.run_record import Started
 from procs.executor.store import Store, row
 from procs.executor.use import sample
-from procs.executor.verdict import Failure, Stop
+from procs.executor.verdict import Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
 from procs.executor.work import Work, boot_id, guarded, read_run
-from shared import messages, service, taskdir
+from shared import messages, sentences, service, taskdir
 from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant
+from shared.sentences import Said
 from shared.taskdir import TASKS, TaskKey
 
 log = logging.getLogger("executor")
@@ -247,14 +248,14 @@ class Executor:
             elif decision.key not in self._attempts:
                 continue  # its spec is not there
             elif isinstance(decision, wants.End):
-                self._stop(self._attempts[decision.key], TaskPhase.CANCELLED, decision.sentence)
+                self._stop(self._attempts[decision.key], decision.said)
             else:
                 self._apply(self._attempts[decision.key], Event.UNWANTED)
                 del self._attempts[decision.key]
 
-    def _stop(self, attempt: Attempt, phase: TaskPhase, sentence: str) -> None:
+    def _stop(self, attempt: Attempt, said: Said[TaskPhase]) -> None:
         if attempt.stop is None and attempt.step in (Step.WAITING, *core.ACTIVE):
-            attempt.stop = Stop(phase, sentence, time.monotonic_ns(), self._boot_id)
+            attempt.stop = Stop.because(said, time.monotonic_ns(), self._boot_id)
             self._apply(attempt, Event.STOP_WANTED)
 
     def _begin_waiting(self, now_s: float) -> None:
@@ -291,7 +292,7 @@ class Executor:
                 continue  # asked for again once the engine is there
             attempt.waits_for, attempt.detail = None, ""
             if pulled.refused:
-                attempt.failure = Failure("image", pulled.refused)
+                attempt.failure = pulled.refused
                 self._apply(attempt, Event.PREPARE_FAILED)
             else:
                 attempt.pull_s = pulled.took_s
@@ -322,8 +323,8 @@ class Executor:
             if not started.boot_id:  # gVisor's monotonic clock is not the host's
                 ran_s = time.time() - started.unix_ns / 1e9
             if ran_s >= attempt.spec.timeout_s:
-                sentence = f"it ran longer than its timeout of {attempt.spec.timeout_s:g} s"
-                self._stop(attempt, TaskPhase.TIMED_OUT, sentence)
+                said = sentences.TIMED_OUT.say(timeout_s=f"{attempt.spec.timeout_s:g}")
+                self._stop(attempt, said)
             sample(attempt)
             self._look_at_disk(attempt, now_s)
         if attempt.step is Step.STOPPING and now_s >= attempt.stop_due_s:
@@ -344,7 +345,7 @@ class Executor:
             if prepare.missing(attempt.directory, attempt.spec):
                 return
         except prepare.InputError as err:
-            attempt.failure = Failure("input", str(err))
+            attempt.failure = err.said
             self._apply(attempt, Event.PREPARE_FAILED)
             return
         attempt.waits_for = None
@@ -364,7 +365,7 @@ class Executor:
         def judge() -> None:
             attempt.disk_due_s = time.monotonic() + pause_s
             if used.too_large:
-                self._stop(attempt, TaskPhase.OUT_OF_DISK, used.too_large)
+                self._stop(attempt, used.too_large)
             self._judge_disk(attempt, used.disk_bytes or 0)
 
         return judge
@@ -372,8 +373,7 @@ class Executor:
     def _judge_disk(self, attempt: Attempt, used_bytes: int) -> None:
         if attempt.grant is not None and used_bytes >= attempt.grant.disk_bytes:
             limit = attempt.grant.disk_bytes
-            sentence = f"it used {used_bytes} bytes of disk, its limit is {limit}"
-            self._stop(attempt, TaskPhase.OUT_OF_DISK, sentence)
+            self._stop(attempt, sentences.OUT_OF_DISK.say(used=used_bytes, limit=limit))
 
     # -------------------------------------------------------------- the engine
 

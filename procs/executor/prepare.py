@@ -16,7 +16,10 @@ from typing import IO
 
 import zstandard
 
+from shared import sentences
 from shared.files import remove_tree
+from shared.messages import TaskPhase
+from shared.sentences import Said
 from shared.taskdir import INPUT, MIB, InputSpec, Spec
 
 BLOBS = "blobs"
@@ -45,6 +48,10 @@ class _Header(tarfile.TarInfo):
 class InputError(Exception):
     """An input is missing, differs from the assignment, or its archive is broken."""
 
+    def __init__(self, said: Said[TaskPhase]) -> None:
+        super().__init__(said.text)
+        self.said = said
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,7 +73,8 @@ def missing(directory: Path, spec: Spec) -> bool:
             continue
         refused = blob.with_suffix(".missing")
         if refused.exists():
-            raise InputError(f"input {wanted.path!r}: {refused.read_text().strip()}")
+            words = refused.read_text().strip()
+            raise InputError(sentences.INPUT_MISSING.say(path=wanted.path, words=words))
         waiting = True
     return waiting
 
@@ -93,13 +101,14 @@ def _verify(blob: Path, wanted: InputSpec) -> None:
         blob.touch()
     size = blob.stat().st_size
     if size != wanted.size_bytes:
-        raise InputError(
-            f"input {wanted.path!r} has {size} bytes, the assignment says {wanted.size_bytes}"
+        said = sentences.INPUT_SIZE_DIFFERS.say(
+            path=wanted.path, size=size, wanted=wanted.size_bytes
         )
+        raise InputError(said)
     with blob.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if wanted.sha256 and digest != wanted.sha256:
-        raise InputError(f"input {wanted.path!r}: its SHA-256 is not the assignment's")
+        raise InputError(sentences.INPUT_DIGEST_DIFFERS.say(path=wanted.path))
 
 
 def _folder(root: Path, path: PurePosixPath) -> Path:
@@ -112,7 +121,8 @@ def _folder(root: Path, path: PurePosixPath) -> Path:
             place.chmod(FOLDER_MODE)
         except FileExistsError:
             if not stat.S_ISDIR(place.lstat().st_mode):
-                raise InputError(f"input {path}: {part!r} is a file and a folder") from None
+                said = sentences.INPUT_FILE_AND_FOLDER.say(path=path, name=part)
+                raise InputError(said) from None
     return place
 
 
@@ -122,7 +132,7 @@ def _place(blob: Path, root: Path, path: PurePosixPath) -> None:
     try:
         os.link(blob, target)
     except FileExistsError:
-        raise InputError(f"input {str(path)!r} is there twice") from None
+        raise InputError(sentences.INPUT_TWICE.say(path=path)) from None
 
 
 def _unpack(blob: Path, root: Path, wanted: InputSpec, limit_bytes: int) -> int:
@@ -142,7 +152,7 @@ def _unpack(blob: Path, root: Path, wanted: InputSpec, limit_bytes: int) -> int:
             _link(entry, root)
     except (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, EOFError, ValueError,
             NotImplementedError, RuntimeError, OSError) as err:  # fmt: skip
-        raise InputError(f"input {wanted.path!r} can't be unpacked: {err}") from err
+        raise InputError(sentences.INPUT_BROKEN.say(path=wanted.path, words=err)) from err
     return written
 
 

@@ -8,6 +8,9 @@ from functools import partial
 
 from procs.executor.engine import Engine, EngineAwayError, EngineRefusedError, NotThereError
 from procs.executor.jobs import Jobs
+from shared import sentences
+from shared.messages import TaskPhase
+from shared.sentences import Said
 
 MOST_AT_ONCE = 4  # more only share the line; the others wait their turn
 AGAIN_S = 1.0  # before the same is asked for again of an engine that was away
@@ -28,11 +31,11 @@ class _Pull:
 
 @dataclass(frozen=True)
 class Pulled:
-    """How a pull ended. `refused`: the engine's words; `away`: ask again when it is back."""
+    """How a pull ended. `refused`: it never will come; `away`: ask again when it is back."""
 
     image: str
     took_s: float = 0.0
-    refused: str = ""
+    refused: Said[TaskPhase] | None = None
     away: bool = False
 
 
@@ -79,7 +82,7 @@ class Pulls:
         except _UnwantedError:
             return Pulled(image, away=True)
         except EngineRefusedError as err:
-            return Pulled(image, refused=f"image {image} could not be pulled: {err}")
+            return Pulled(image, refused=sentences.IMAGE_NOT_PULLED.say(image=image, words=err))
         except EngineAwayError:
             return Pulled(image, away=True)
         return Pulled(image, time.monotonic() - pull.began_s)

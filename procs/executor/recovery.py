@@ -10,8 +10,8 @@ from pathlib import Path
 from procs.executor.attempt import Attempt
 from procs.executor.claim import settle
 from procs.executor.core import Step
-from procs.executor.verdict import Failure
 from procs.executor.work import read_grant, read_run, read_stop
+from shared import sentences
 from shared.messages import PhaseAt, TaskPhase
 from shared.taskdir import (
     CLAIM,
@@ -51,7 +51,7 @@ def recover(
             log.error("task %s can't be run: %s", key.directory, err)
             spec = Spec(task_id=key.task_id, attempt=key.attempt, image="")
             attempt = Attempt(spec=spec, directory=directory)
-            attempt.failure = Failure("node", f"what was assigned can't be read: {err}")
+            attempt.failure = sentences.SPEC_UNREADABLE.say(words=err)
         attempt.phases = phases.get(key, ())
         _find_step(attempt, boot_id)
         yield attempt
@@ -78,7 +78,7 @@ def _report(attempt: Attempt) -> Report | None:
         return read_report(attempt.directory)
     except RecordError as err:
         log.error("task %s: its report is made anew: %s", attempt.key.directory, err)
-        attempt.failure = Failure("node", f"its report could not be read: {err}")
+        attempt.failure = sentences.REPORT_UNREADABLE.say(words=err)
         return None
 
 

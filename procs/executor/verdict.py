@@ -9,7 +9,9 @@ import signal
 from dataclasses import dataclass
 
 from procs.executor.run_record import Ended, RunRecord
+from shared import sentences
 from shared.messages import TaskPhase
+from shared.sentences import Said
 
 NEVER_RAN = -1
 SIGKILL = 9
@@ -19,20 +21,16 @@ LOST_TO_ENGINE = 255
 
 @dataclass(frozen=True)
 class Stop:
-    """We told it to end; `phase` is what it then becomes."""
+    """We told it to end; `phase` is what it then becomes. It lies on disk: text, not `Said`."""
 
     phase: TaskPhase
     sentence: str
     monotonic_ns: int
     boot_id: str
 
-
-@dataclass(frozen=True)
-class Failure:
-    """It could not be made ready. `cause` is the contract's FailureCause in lower case."""
-
-    cause: str
-    sentence: str
+    @classmethod
+    def because(cls, said: Said[TaskPhase], monotonic_ns: int, boot_id: str) -> "Stop":
+        return cls(said.code, said.text, monotonic_ns, boot_id)
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,22 @@ class Loss:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end."""
+    """The end. Anything but success is made of a sentence: `of`."""
 
     phase: TaskPhase
     exit_code: int
     cause: str = ""
     sentence: str = ""
 
+    @classmethod
+    def of(cls, said: Said[TaskPhase], exit_code: int) -> "Verdict":
+        return cls(said.code, exit_code, said.cause, said.text)
+
 
 def judge(
     record: RunRecord,
     stop: Stop | None,
-    failure: Failure | None,
+    failure: Said[TaskPhase] | None,
     loss: Loss | None,
     *,
     engine_lapsed: bool = False,
@@ -68,48 +70,51 @@ def judge(
     to run since."""
     if record.failed_errno is not None:
         why = os.strerror(record.failed_errno)
-        return Verdict(
-            TaskPhase.FAILED, NEVER_RAN, "start", f"the command could not be started: {why}"
-        )
+        return Verdict.of(sentences.COMMAND_NOT_STARTED.say(words=why), NEVER_RAN)
     if record.ended is not None:
         return _ended(record.ended, stop, engine_lapsed)
     if stop is not None:
-        return Verdict(stop.phase, loss.exit_code if loss else NEVER_RAN, "", stop.sentence)
+        return _stopped(stop, loss.exit_code if loss else NEVER_RAN)
     if failure is not None:
-        return Verdict(TaskPhase.FAILED, NEVER_RAN, failure.cause, failure.sentence)
+        return Verdict.of(failure, NEVER_RAN)
     if loss is not None:
         return _lost(loss)
-    return Verdict(TaskPhase.FAILED, NEVER_RAN, "node", "it ended, and nothing says how")
+    return Verdict.of(sentences.END_UNKNOWN.say(), NEVER_RAN)
+
+
+def _stopped(stop: Stop, exit_code: int) -> Verdict:
+    return Verdict(stop.phase, exit_code, "", stop.sentence)
 
 
 def _ended(ended: Ended, stop: Stop | None, engine_lapsed: bool) -> Verdict:
     if stop is not None and ended.monotonic_ns >= stop.monotonic_ns:
-        return Verdict(stop.phase, ended.code, "", stop.sentence)
+        return _stopped(stop, ended.code)
     if ended.signal == SIGKILL and (ended.oom_kills or 0) > 0:
-        return Verdict(
-            TaskPhase.OUT_OF_MEMORY, ended.code, "", "it was killed at its limit of memory"
-        )
+        return Verdict.of(sentences.OUT_OF_MEMORY.say(), ended.code)
     if ended.code == 0:
         return Verdict(TaskPhase.SUCCEEDED, 0)
     if engine_lapsed and ended.signal in ENGINE_SIGNALS:
-        return _interrupted("the container engine went down under it, then ended it")
-    how = f"was killed by signal {ended.signal}" if ended.signal else f"exited {ended.code}"
-    return Verdict(TaskPhase.FAILED, ended.code, "exit", f"the command {how}")
+        return Verdict.of(sentences.ENGINE_ENDED_IT.say(), NEVER_RAN)
+    if ended.signal:
+        said = sentences.KILLED.say(number=ended.signal, name=_signal_name(ended.signal))
+        return Verdict.of(said, ended.code)
+    return Verdict.of(sentences.EXITED.say(code=ended.code), ended.code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "of no name"  # real-time signals, and what a forged record says
 
 
 def _lost(loss: Loss) -> Verdict:
     if not loss.same_boot:
-        return _interrupted("the machine was started anew under it")
+        return Verdict.of(sentences.MACHINE_RESTARTED.say(), NEVER_RAN)
     if loss.out_of_memory:
-        return Verdict(TaskPhase.OUT_OF_MEMORY, 137, "", "it was killed at its limit of memory")
+        return Verdict.of(sentences.OUT_OF_MEMORY.say(), 137)
     if loss.engine_lapsed or (loss.present and loss.exit_code == LOST_TO_ENGINE):
-        return _interrupted("the container engine went down under it")
+        return Verdict.of(sentences.ENGINE_WENT_DOWN.say(), NEVER_RAN)
     if not loss.present:
-        return Verdict(TaskPhase.FAILED, 137, "removed", "someone else removed its container")
-    return Verdict(
-        TaskPhase.FAILED, loss.exit_code or 137, "exit", "it killed the keeper of its container"
-    )
-
-
-def _interrupted(sentence: str) -> Verdict:
-    return Verdict(TaskPhase.FAILED, NEVER_RAN, "interrupted", sentence)
+        return Verdict.of(sentences.CONTAINER_REMOVED.say(), 137)
+    return Verdict.of(sentences.KEEPER_KILLED.say(), loss.exit_code or 137)

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 
 from procs.executor.attempt import Attempt
 from procs.executor.core import Step
-from shared.messages import StopReason, TaskWant
+from shared import sentences
+from shared.messages import StopReason, TaskPhase, TaskWant
+from shared.sentences import Said
 from shared.taskdir import TaskKey
 
 ABSENT_S = 60.0  # a running task that is not wanted is stopped after so long of fresh messages
-STOP_SENTENCES = {
-    StopReason.CANCELLED: "the master cancelled it",
-    StopReason.SUPERSEDED: "a newer attempt of the task was assigned",
-    StopReason.FORGOTTEN: "the master has recorded its end",
-    StopReason.OWNER: "the machine's owner stopped it",
-}
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class End:
     """It should not run any more, and why."""
 
     key: TaskKey
-    sentence: str
+    said: Said[TaskPhase]
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def _wanted(want: TaskWant, attempts: Mapping[TaskKey, Attempt]) -> Iterator[Dec
         else:
             yield Take(key)
         if one.stop is not None:
-            yield End(key, one.stop_detail or STOP_SENTENCES[one.stop])
+            yield End(key, _said(one.stop, one.stop_detail))
 
 
 def _unwanted(
@@ -77,4 +73,16 @@ def _unwanted(
         elif attempt.absent_since_s is None:
             attempt.absent_since_s = now_s
         elif now_s - attempt.absent_since_s >= ABSENT_S:
-            yield End(key, "the master no longer wants it")
+            yield End(key, sentences.UNWANTED.say())
+
+
+def _said(why: StopReason, detail: str) -> Said[TaskPhase]:
+    match why:
+        case StopReason.CANCELLED:
+            return sentences.CANCELLED.say(reason=detail or "it gave no reason")
+        case StopReason.SUPERSEDED:
+            return sentences.SUPERSEDED.say(newer=detail or "a newer attempt")
+        case StopReason.FORGOTTEN:
+            return sentences.FORGOTTEN.say()
+        case StopReason.OWNER:
+            return sentences.STOPPED_BY_OWNER.say()

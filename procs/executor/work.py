@@ -37,9 +37,11 @@ from procs.executor.sandbox import (
     container_name,
     environment,
 )
-from procs.executor.verdict import NEVER_RAN, Failure, Loss, Stop, Verdict, judge
+from procs.executor.verdict import NEVER_RAN, Loss, Stop, Verdict, judge
+from shared import sentences
 from shared.files import remove_tree, write_atomic
 from shared.messages import TaskPhase
+from shared.sentences import Said
 from shared.taskdir import (
     CLAIM,
     INPUT,
@@ -123,15 +125,15 @@ class Work:
             lay_out(attempt.directory, attempt.spec, granted.disk_bytes)
             return self._make_container(attempt, image, granted)
         except InputError as err:
-            return _failed("input", str(err))
+            return _failed(err.said)
         except EngineAwayError as err:
             return Outcome(Event.ENGINE_LOST, detail=str(err))
         except EngineRefusedError as err:
-            return _failed("node", f"the container could not be made: {err}")
+            return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
         except AlreadyRanError as err:
-            return _failed("node", f"it ran, and its record can't be read: {err}")
+            return _failed(sentences.RAN_BEFORE.say(words=err))
         except OSError as err:
-            return _failed("node", f"its directories could not be made: {err}")
+            return _failed(sentences.DIRECTORIES_NOT_MADE.say(words=err))
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
         name = attempt.spec.image
@@ -139,21 +141,21 @@ class Work:
             return self._engine.image(name)
         except NotThereError as err:
             if attempt.pull_s:
-                return _failed("image", f"image {name} was pulled, and is not here: {err}")
+                return _failed(sentences.IMAGE_VANISHED.say(image=name, words=err))
             return Outcome(Event.MISSED, Wait.IMAGE, detail="waiting for its image")
         except EngineRefusedError as err:
-            return _failed("image", f"image {name} could not be used: {err}")
+            return _failed(sentences.IMAGE_UNUSABLE.say(image=name, words=err))
         except EngineAwayError as err:
             return Outcome(Event.ENGINE_LOST, detail=str(err))
 
     def _make_container(self, attempt: Attempt, image: Image, granted: Grant) -> Outcome:
         words = argv(image, attempt.spec.command)
         if not words:
-            return _failed("start", f"image {attempt.spec.image} has no command, nor has the task")
+            return _failed(sentences.COMMAND_MISSING.say(image=attempt.spec.image))
         try:
             start = self._start(attempt, image, words, granted)
         except ValueError as err:  # the image adds its own: admission could not know
-            return _failed("start", f"the command could not be started: {err}")
+            return _failed(sentences.COMMAND_INVALID.say(fault=err))
         place = Place(attempt.key, attempt.directory, self._home, self.node_id, self._keeper)
         write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
@@ -216,7 +218,7 @@ class Work:
         if not settle(attempt.directory):
             return Outcome()
         if refused and attempt.refusals + 1 >= MOST_REFUSALS:
-            return _failed("node", f"its container could not be started: {why}")
+            return _failed(sentences.CONTAINER_NOT_STARTED.say(words=why))
         return Outcome(Event.NEVER_RAN, detail=f"will be started again: {why}", refused=refused)
 
     def seal(self, attempt: Attempt) -> Outcome:
@@ -281,14 +283,14 @@ class Work:
         """No process and no word of a keeper: its command was not begun, and now never will."""
         settle(attempt.directory)
         if attempt.refusals + 1 >= MOST_REFUSALS:
-            return _failed("node", "the keeper of its container ended before it could speak")
+            return _failed(sentences.KEEPER_SILENT.say())
         return Outcome(Event.NEVER_RAN, detail="will be started again", refused=True)
 
     def disk_use(self, attempt: Attempt) -> Outcome:
         try:
             return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
         except TooLargeError as err:
-            return Outcome(too_large=str(err))
+            return Outcome(too_large=err.said)
         except OSError as err:  # the task works against it; at the end it is looked at again
             log.warning("%s: its use of disk is not known: %s", attempt.key.directory, err)
             return Outcome()
@@ -321,17 +323,16 @@ class Work:
             return Packed(), verdict
         limit = attempt.grant.disk_bytes if attempt.grant else 0
         try:
-            if limit and disk_use_bytes(output) >= limit:
-                raise TooLargeError(f"it used its whole limit of disk, {limit} bytes")
+            if limit and (used := disk_use_bytes(output)) >= limit:
+                raise TooLargeError(sentences.OUT_OF_DISK.say(used=used, limit=limit))
             return pack(
                 attempt.directory, output, spec.output_globs, spec.output_limit_bytes
             ), verdict
         except TooLargeError as err:
-            full = Verdict(TaskPhase.OUT_OF_DISK, verdict.exit_code, "", str(err))
-            return Packed(), full
+            return Packed(), Verdict.of(err.said, verdict.exit_code)
         except OSError as err:
-            sentence = f"its output could not be packed: {err}"
-            return Packed(), Verdict(TaskPhase.FAILED, verdict.exit_code, "node", sentence)
+            said = sentences.OUTPUT_NOT_PACKED.say(words=err)
+            return Packed(), Verdict.of(said, verdict.exit_code)
 
     def remove_leftover(self, container: str) -> Outcome:
         cgroup.kill(container)
@@ -354,14 +355,14 @@ class Work:
         return Outcome(Event.CLEANED)
 
 
-def beyond(spec: Spec) -> Failure | None:
+def beyond(spec: Spec) -> Said[TaskPhase] | None:
     """What it asks for that this version can't give: it never runs with less."""
     if spec.requirements:
-        return Failure("dependencies", "requirements can't be installed by this version")
+        return sentences.REQUIREMENTS_UNSUPPORTED.say()
     if spec.egress:
-        return Failure("node", "network EGRESS can't be given by this version")
+        return sentences.EGRESS_UNSUPPORTED.say()
     if spec.gpus:
-        return Failure("node", f"{spec.gpus} GPUs were asked for, and this version gives none")
+        return sentences.GPUS_UNSUPPORTED.say(gpus=spec.gpus)
     return None
 
 
@@ -373,8 +374,8 @@ def guarded(job: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
         return Outcome(failed=f"{getattr(job, '__name__', 'a job')}: {err}")
 
 
-def _failed(cause: str, sentence: str) -> Outcome:
-    return Outcome(Event.PREPARE_FAILED, failure=Failure(cause, sentence))
+def _failed(said: Said[TaskPhase]) -> Outcome:
+    return Outcome(Event.PREPARE_FAILED, failure=said)
 
 
 def _keep_stop(attempt: Attempt) -> None:

@@ -8,11 +8,12 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence, Sized
-from typing import NoReturn
 
+from shared import sentences
 from shared.images import ImageNameError, read_image
 from shared.limits import start_fault
 from shared.pb import hivemind_pb2 as pb
+from shared.sentences import Refusal, Said
 from shared.taskdir import (
     DEFAULT_LOG_LIMIT_BYTES,
     DEFAULT_OUTPUT_LIMIT_BYTES,
@@ -38,11 +39,15 @@ NO_COMMAND = "the image's own"  # stands for it where the strings are counted
 class Malformed(ValueError):
     """The assignment can't be carried out by any node; the text begins with the field."""
 
+    def __init__(self, said: Said[Refusal]) -> None:
+        super().__init__(said.text)
+        self.said = said
+
 
 def read(request: pb.TaskAssignmentRequest, default_image: str, now_unix_s: float) -> Spec:
     """The checked assignment without its secrets' values; Malformed names the field."""
     if request.ByteSize() > MAX_ASSIGNMENT_BYTES:
-        _refuse("task_id", f"the assignment is over {MAX_ASSIGNMENT_BYTES} bytes")
+        raise Malformed(sentences.ASSIGNMENT_TOO_LARGE.say(most=MAX_ASSIGNMENT_BYTES))
     _check_name(request)
     _check_strings(request)
     _check_resources(request.resources)
@@ -87,22 +92,18 @@ def digest(request: pb.TaskAssignmentRequest) -> str:
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _refuse(field: str, reason: str) -> NoReturn:
-    raise Malformed(f"{field}: {reason}")
-
-
 def _check_name(request: pb.TaskAssignmentRequest) -> None:
     if not TASK_ID.fullmatch(request.task_id):
-        _refuse("task_id", "must be [A-Za-z0-9_.-]{1,64} and not only dots")
+        raise Malformed(sentences.TASK_ID_INVALID.say())
     if request.attempt < 1:
-        _refuse("attempt", "must be 1 or more")
+        raise Malformed(sentences.ATTEMPT_INVALID.say())
 
 
 def _image(image: str) -> str:
     try:
         read_image(image)
     except ImageNameError as err:
-        _refuse("image", str(err))
+        raise Malformed(sentences.IMAGE_NAME_INVALID.say(image=image, fault=err)) from err
     return image
 
 
@@ -112,14 +113,14 @@ def _image(image: str) -> str:
 def _check_strings(request: pb.TaskAssignmentRequest) -> None:
     for name in request.secrets:
         if name in request.environment:
-            _refuse("secrets", f"{name} is in environment too")
+            raise Malformed(sentences.SECRET_TWICE.say(name=name))
     command = request.command or (NO_COMMAND,)
     fault = start_fault(command, request.environment)
     if fault is None:
         fault = start_fault(command, {**request.environment, **request.secrets})
         fault = fault and fault.replace("environment[", "secrets[", 1)
     if fault is not None:
-        raise Malformed(fault)
+        raise Malformed(sentences.START_INVALID.say(fault=fault))
 
 
 # ------------------------------------------------------------------ numbers
@@ -127,14 +128,14 @@ def _check_strings(request: pb.TaskAssignmentRequest) -> None:
 
 def _check_resources(resources: pb.Resources) -> None:
     if not math.isfinite(resources.cpus) or resources.cpus < 0:
-        _refuse("resources.cpus", "must be a number, 0 or more")
+        raise Malformed(sentences.CPUS_INVALID.say())
     for name in ("memory_bytes", "gpu_memory_bytes", "disk_bytes"):
         _limit(f"resources.{name}", getattr(resources, name), 0)
 
 
 def _limit(field: str, value: int, default: int) -> int:
     if value > MAX_SIZE_BYTES:
-        _refuse(field, f"is over {MAX_SIZE_BYTES}")
+        raise Malformed(sentences.SIZE_INVALID.say(field=field, most=MAX_SIZE_BYTES))
     return value or default
 
 
@@ -143,7 +144,7 @@ def _timeout_s(request: pb.TaskAssignmentRequest) -> float:
         return DEFAULT_TIMEOUT_S
     timeout_s = request.timeout.seconds + request.timeout.nanos / 1e9
     if timeout_s <= 0:
-        _refuse("timeout", "must be more than 0")
+        raise Malformed(sentences.TIMEOUT_INVALID.say())
     return timeout_s
 
 
@@ -152,7 +153,7 @@ def _stop_grace_s(request: pb.TaskAssignmentRequest) -> float:
         return DEFAULT_STOP_GRACE_S
     grace_s = request.stop_grace.seconds + request.stop_grace.nanos / 1e9
     if grace_s < 0:
-        _refuse("stop_grace", "must be 0 or more")
+        raise Malformed(sentences.STOP_GRACE_INVALID.say())
     return grace_s
 
 
@@ -162,7 +163,7 @@ def _stop_grace_s(request: pb.TaskAssignmentRequest) -> float:
 def _inputs(inputs: Iterable[pb.TaskInput]) -> tuple[InputSpec, ...]:
     listed = list(inputs)
     if len(listed) > MAX_INPUTS:
-        _refuse("inputs", f"are over {MAX_INPUTS}")
+        raise Malformed(sentences.TOO_MANY.say(field="inputs", most=MAX_INPUTS))
     specs = tuple(_input(f"inputs[{number}]", item) for number, item in enumerate(listed))
     _check_overlap(specs)
     return specs
@@ -172,14 +173,14 @@ def _input(field: str, item: pb.TaskInput) -> InputSpec:
     _check_path(f"{field}.path", item.path)
     _limit(f"{field}.size_bytes", item.size_bytes, 0)
     if len(item.sha256) != DIGEST_BYTES:
-        _refuse(f"{field}.sha256", f"must be {DIGEST_BYTES} bytes")
+        said = sentences.DIGEST_INVALID.say(field=f"{field}.sha256", length=DIGEST_BYTES)
+        raise Malformed(said)
     if len(item.inline) > MAX_INLINE_BYTES:
-        _refuse(f"{field}.inline", f"is over {MAX_INLINE_BYTES} bytes")
+        said = sentences.INLINE_TOO_LARGE.say(field=f"{field}.inline", most=MAX_INLINE_BYTES)
+        raise Malformed(said)
     inline = bool(item.inline) or item.size_bytes == 0
-    if inline and len(item.inline) != item.size_bytes:
-        _refuse(f"{field}.size_bytes", f"is {item.size_bytes}, inline has {len(item.inline)} bytes")
-    if inline and hashlib.sha256(item.inline).digest() != item.sha256:
-        _refuse(f"{field}.sha256", "is not the digest of the content")
+    if inline:
+        _check_inline(field, item)
     return InputSpec(
         path=item.path,
         size_bytes=item.size_bytes,
@@ -189,12 +190,25 @@ def _input(field: str, item: pb.TaskInput) -> InputSpec:
     )
 
 
+def _check_inline(field: str, item: pb.TaskInput) -> None:
+    if len(item.inline) != item.size_bytes:
+        said = sentences.INLINE_SIZE_DIFFERS.say(
+            field=f"{field}.size_bytes", size=item.size_bytes, inline=len(item.inline)
+        )
+        raise Malformed(said)
+    if hashlib.sha256(item.inline).digest() != item.sha256:
+        raise Malformed(sentences.INLINE_DIGEST_DIFFERS.say(field=f"{field}.sha256"))
+
+
 def _check_path(field: str, path: str) -> None:
     parts = path.split("/")
     if "\0" in path or path.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        _refuse(field, "must be relative, below its folder, without '.', '..' or empty names")
+        raise Malformed(sentences.PATH_INVALID.say(field=field))
     if len(path.encode()) > MAX_PATH_BYTES or any(len(p.encode()) > MAX_NAME_BYTES for p in parts):
-        _refuse(field, "is too long")
+        said = sentences.PATH_TOO_LONG.say(
+            field=field, most=MAX_PATH_BYTES, most_name=MAX_NAME_BYTES
+        )
+        raise Malformed(said)
 
 
 def _check_overlap(specs: tuple[InputSpec, ...]) -> None:
@@ -202,24 +216,24 @@ def _check_overlap(specs: tuple[InputSpec, ...]) -> None:
     above: InputSpec | None = None
     previous: InputSpec | None = None
     for parts, number in sorted((spec.path.split("/"), i) for i, spec in enumerate(specs)):
-        spec = specs[number]
+        spec, field = specs[number], f"inputs[{number}].path"
         if previous is not None and previous.path == spec.path:
-            _refuse(f"inputs[{number}].path", f"{spec.path!r} comes twice")
+            raise Malformed(sentences.PATH_TWICE.say(field=field, path=spec.path))
         if above is not None and above.path.split("/") == parts[: above.path.count("/") + 1]:
-            _refuse(f"inputs[{number}].path", f"lies in {above.path!r}, which is a file")
+            raise Malformed(sentences.PATH_BELOW_FILE.say(field=field, above=above.path))
         previous, above = spec, above if spec.unpack else spec
 
 
 def _check_count(field: str, items: Sized) -> None:
     if len(items) > MAX_LINES:
-        _refuse(field, f"are over {MAX_LINES}")
+        raise Malformed(sentences.TOO_MANY.say(field=field, most=MAX_LINES))
 
 
 def _lines(field: str, lines: Sequence[str]) -> tuple[str, ...]:
     _check_count(field, lines)
     for number, line in enumerate(lines):
         if re.search(r"[\0\r\n]", line) or not line.strip():
-            _refuse(f"{field}[{number}]", "must be one line of text")
+            raise Malformed(sentences.LINE_INVALID.say(field=f"{field}[{number}]"))
     return tuple(lines)
 
 

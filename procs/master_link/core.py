@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared import sentences
 from shared.messages import (
     HeldTask,
     NodePhase,
@@ -19,6 +20,7 @@ from shared.messages import (
     TaskState,
     WantedTask,
 )
+from shared.sentences import Refusal, Said
 from shared.taskdir import InputSpec, TaskKey
 
 DAY_S = 86400.0  # delivered attempts can be had again, early cancels are remembered, for so long
@@ -87,9 +89,9 @@ class Again:
 
 @dataclass(frozen=True)
 class Invalid:
-    """Never, anywhere; the reason names the field."""
+    """Never, anywhere."""
 
-    reason: str
+    said: Said[Refusal]
 
 
 Decision = Take | Same | Again | Invalid
@@ -102,20 +104,20 @@ def decide(key: TaskKey, digest: str, known: Sequence[Attempt], now_unix_s: floa
         return _repeated(same, digest, now_unix_s)
     newest = max((a.key.attempt for a in known), default=0)
     if newest > key.attempt:
-        return Invalid(f"attempt {key.attempt} is older than {newest}, which this node knows")
+        return Invalid(sentences.ATTEMPT_OLD.say(attempt=key.attempt, newest=newest))
     return Take(tuple(a.key for a in known if a.stage is Stage.HELD and a.stop is None))
 
 
 def _repeated(same: Attempt, digest: str, now_unix_s: float) -> Decision:
     if same.digest and digest != same.digest:
-        return Invalid(f"attempt {same.key.attempt} came before with other content")
+        return Invalid(sentences.CONTENT_DIFFERS.say(attempt=same.key.attempt))
     if same.stop is StopReason.FORGOTTEN:
-        return Invalid(f"attempt {same.key.attempt}: the master has asked to forget it")
+        return Invalid(sentences.ATTEMPT_FORGOTTEN.say(attempt=same.key.attempt))
     if same.stage is Stage.HELD or same.redeliver:
         return Same()
     if same.stage is not Stage.GONE and now_unix_s - same.delivered_unix_s < DAY_S:
         return Again()
-    return Invalid(f"attempt {same.key.attempt}: delivered before")
+    return Invalid(sentences.DELIVERED_BEFORE.say(attempt=same.key.attempt))
 
 
 # ------------------------------------------------------------------ what is wanted
@@ -138,7 +140,7 @@ def wanted(
 def _wanted(attempt: Attempt, stopped_by_owner: bool) -> WantedTask:
     stop, detail = attempt.stop, attempt.stop_detail
     if stop is None and stopped_by_owner:
-        stop, detail = StopReason.OWNER, "stopped by the machine's owner"
+        stop = StopReason.OWNER
     task_id, number = attempt.key
     return WantedTask(task_id=task_id, attempt=number, stop=stop, stop_detail=detail)
 

@@ -19,7 +19,8 @@ from procs.master_link.disk import Disk
 from procs.master_link.news import News
 from procs.master_link.records import Records
 from procs.master_link.store import StoreFaultError
-from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, refusal
+from shared import sentences
+from shared.admission import BUSY_RETRY_S, Node, Refused, refusal
 from shared.messages import NodePhase, StopReason, TaskPhase, TaskState, WantedTask
 from shared.pb import hivemind_pb2 as pb
 from shared.settings import Settings
@@ -28,7 +29,7 @@ from shared.taskdir import TASK_ID, Spec, TaskKey
 EXECUTOR_AWAY_RETRY_S = 5.0  # it is back within two seconds
 KEPT_BYTES = 2 * 2**30
 LARGE_BYTES = 64 * 1024  # to check more than this would stop the beat
-MOST_REASON = 1000  # characters of a reason, the master's or ours: they ride on the bus
+MOST_REASON = 1000  # characters of the master's reason: they ride on the bus
 T = TypeVar("T")
 
 log = logging.getLogger("master_link")
@@ -120,10 +121,11 @@ class Desk:
         try:
             return await self._decide(request, await self._read(request))
         except Malformed as err:
-            return _invalid(request, str(err))
+            return _refused(request, Refused(err.said))
         except StoreFaultError as err:
             log.error("%s is not taken: %s", wire.key_of(request).directory, err)
-            return _refused(request, Refused(RefusalKind.BUSY, str(err), BUSY_RETRY_S))
+            said = sentences.ASSIGNMENT_NOT_STORED.say(words=err)
+            return _refused(request, Refused(said, BUSY_RETRY_S))
 
     async def _read(self, request: pb.TaskAssignmentRequest) -> Spec:
         args = request, self.settings.task_image, time.time()
@@ -137,8 +139,8 @@ class Desk:
         async with self._lock(spec.task_id):
             known, early = await self._known(spec.key)
             match core.decide(spec.key, spec.digest, known, time.time()):
-                case Invalid(reason):
-                    return _invalid(request, reason)
+                case Invalid(said):
+                    return _refused(request, Refused(said))
                 case Same():
                     return _accepted(request)
                 case Again():
@@ -158,7 +160,8 @@ class Desk:
         self, request: pb.TaskAssignmentRequest, attempt: Attempt
     ) -> pb.TaskAssignmentResponse:
         if not await asyncio.to_thread(self.disk.is_complete, attempt.key):
-            return _invalid(request, f"attempt {attempt.key.attempt}: delivered before")
+            said = sentences.DELIVERED_BEFORE.say(attempt=attempt.key.attempt)
+            return _refused(request, Refused(said))
         attempt.redeliver = True
         await self.records.save(attempt)
         self.attempts[attempt.key] = attempt
@@ -180,8 +183,8 @@ class Desk:
             await asyncio.to_thread(self.disk.commit, spec, request)
         except OSError as err:
             log.error("%s can't be stored: %s", spec.key.directory, err)
-            reason = f"the assignment can't be stored: {err.strerror}"
-            return _refused(request, Refused(RefusalKind.BUSY, reason, BUSY_RETRY_S))
+            said = sentences.ASSIGNMENT_NOT_STORED.say(words=err.strerror)
+            return _refused(request, Refused(said, BUSY_RETRY_S))
         finally:
             self._committing.discard(spec.key)
         older = [self._supersede(key, spec.key) for key in supersedes]
@@ -195,14 +198,13 @@ class Desk:
         older = self.attempts[key]
         if older.stage is Stage.HELD and older.stop is None:
             older.stop = StopReason.SUPERSEDED
-            older.stop_detail = f"attempt {by.attempt} has been assigned"
+            older.stop_detail = f"attempt {by.attempt}"
         return older
 
     def _refusal(self, spec: Spec) -> Refused | None:
         state = self.news.task_state()
         if state is None:
-            reason = "the executor is away"
-            return Refused(RefusalKind.BUSY, reason, EXECUTOR_AWAY_RETRY_S)
+            return Refused(sentences.EXECUTOR_AWAY.say(), EXECUTOR_AWAY_RETRY_S)
         vpn = self.news.vpn()
         node = Node(
             phase=self.standing.phase,
@@ -263,7 +265,7 @@ class Desk:
             await self.records.save(attempt)
             self._leave(attempt)
             self.changed()
-        await self.stop(attempt, StopReason.FORGOTTEN, "the master has asked to forget it")
+        await self.stop(attempt, StopReason.FORGOTTEN, "")
 
     # -------------------------------------------------------------- what is wanted, and the end
 
@@ -375,21 +377,12 @@ def _accepted(request: pb.TaskAssignmentRequest) -> pb.TaskAssignmentResponse:
     )
 
 
-def _invalid(request: pb.TaskAssignmentRequest, reason: str) -> pb.TaskAssignmentResponse:
-    return pb.TaskAssignmentResponse(
-        task_id=request.task_id,
-        attempt=request.attempt,
-        refusal=pb.REFUSAL_INVALID,
-        reason=reason[:MOST_REASON],
-    )
-
-
 def _refused(request: pb.TaskAssignmentRequest, why: Refused) -> pb.TaskAssignmentResponse:
     response = pb.TaskAssignmentResponse(
         task_id=request.task_id,
         attempt=request.attempt,
-        refusal=wire.REFUSALS[why.kind],
-        reason=why.reason,
+        refusal=wire.REFUSALS[why.said.code],
+        reason=why.said.text,
     )
     if why.retry_after_s:
         response.retry_after.CopyFrom(wire.duration(why.retry_after_s))

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from shared.admission import RefusalKind
 from shared.messages import (
     Alert,
     Engine,
@@ -20,6 +19,7 @@ from shared.messages import (
 )
 from shared.pb import hivemind_pb2 as pb
 from shared.rewards import reward
+from shared.sentences import Refusal
 from shared.taskdir import Report, TaskKey
 from shared.tasklog import LogRecord
 
@@ -33,9 +33,7 @@ NODE_PHASES = {state: phase for phase, state in NODE_STATES.items()}
 CAUSES: dict[str, pb.FailureCause] = {
     name.removeprefix("FAILURE_CAUSE_"): getattr(pb, name) for name, _ in pb.FailureCause.items()
 }
-REFUSALS: dict[RefusalKind, pb.Refusal] = {
-    kind: getattr(pb, f"REFUSAL_{kind}") for kind in RefusalKind
-}
+REFUSALS: dict[Refusal, pb.Refusal] = {code: getattr(pb, f"REFUSAL_{code}") for code in Refusal}
 ARCHIVE_FORMAT = "tar.gz"
 NANOS = 1_000_000_000
 UINT32_MAX = 2**32 - 1

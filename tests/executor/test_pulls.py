@@ -70,7 +70,7 @@ def test_one_pull_for_all_who_wait_with_its_progress(pulls: Pulls, registry: Reg
     assert pulls.progress("b") == ""
     registry.go.set()
     (pulled,) = ended(pulls)
-    assert (pulled.image, pulled.refused, pulled.away) == ("a", "", False)
+    assert (pulled.image, pulled.refused, pulled.away) == ("a", None, False)
     assert registry.asked == ["a"]
 
 
@@ -80,14 +80,15 @@ def test_an_image_that_has_come_meanwhile_is_not_pulled(
     registry.here.add("a")
     pulls.want({"a"}, 0.0)
     (pulled,) = ended(pulls)
-    assert (pulled.refused, pulled.away, registry.asked) == ("", False, [])
+    assert (pulled.refused, pulled.away, registry.asked) == (None, False, [])
 
 
 def test_a_refusal_is_said_with_the_images_name(pulls: Pulls, registry: Registry) -> None:
     registry.answers["a"] = EngineRefusedError("no such thing")
     pulls.want({"a"}, 0.0)
     (pulled,) = ended(pulls)
-    assert pulled.refused == "image a could not be pulled: no such thing"
+    assert pulled.refused is not None
+    assert pulled.refused.text.startswith("image a could not be pulled: no such thing; ")
 
 
 def test_an_engine_that_is_away_is_asked_again_a_little_later(

@@ -117,7 +117,7 @@ def test_what_nobody_can_read_is_said(tmp_path: Path, name: str) -> None:
     (attempt,) = found(tmp_path, garbled(name, accepted))
     assert attempt.failure is not None
     assert attempt.failure.cause == "node"
-    assert "read" in attempt.failure.sentence
+    assert "read" in attempt.failure.text
 
 
 def test_after_recovery_a_start_that_was_under_way_can_not_take_effect(tmp_path: Path) -> None:

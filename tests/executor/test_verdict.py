@@ -3,14 +3,16 @@
 import pytest
 
 from procs.executor.run_record import Ended, RunRecord, Started
-from procs.executor.verdict import Failure, Loss, Stop, Verdict, judge
+from procs.executor.verdict import Loss, Stop, Verdict, judge
+from shared import sentences
 from shared.messages import TaskPhase
+from shared.sentences import Said
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 STARTED = Started(unix_ns=1, monotonic_ns=1, boot_id=BOOT)
 NEVER = RunRecord(None, None, None)
 UNENDED = RunRecord(STARTED, None, None)
-FAILURE = Failure("image", "no image")
+FAILURE = sentences.IMAGE_NOT_PULLED.say(image="i", words="no such image")
 
 
 def ended(code: int, signal: int = 0, oom_kills: int | None = 0, errno: int = 0) -> RunRecord:
@@ -66,7 +68,7 @@ def loss(
     ],
 )  # fmt: skip
 def test_an_end(
-    record: RunRecord, stopped: Stop | None, failure: Failure | None, lost: Loss | None,
+    record: RunRecord, stopped: Stop | None, failure: Said[TaskPhase] | None, lost: Loss | None,
     phase: str, code: int, cause: str,
 ) -> None:  # fmt: skip
     found = judge(record, stopped, failure, lost)

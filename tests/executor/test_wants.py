@@ -6,8 +6,9 @@ import pytest
 
 from procs.executor.attempt import Attempt
 from procs.executor.core import Step
-from procs.executor.wants import ABSENT_S, STOP_SENTENCES, End, Release, Take, compare
-from shared.messages import StopReason, TaskWant, WantedTask
+from procs.executor.wants import ABSENT_S, End, Release, Take, compare
+from shared import sentences
+from shared.messages import StopReason, TaskPhase, TaskWant, WantedTask
 from shared.taskdir import Spec, TaskKey
 
 KEY = TaskKey("t", 1)
@@ -31,13 +32,30 @@ def test_what_is_new_is_taken_and_what_is_held_stays() -> None:
 
 def test_what_is_new_and_to_be_stopped_is_taken_first() -> None:
     found = compare(want(StopReason.OWNER), {}, 0.0)
-    assert found == [Take(KEY), End(KEY, STOP_SENTENCES[StopReason.OWNER])]
+    assert found == [Take(KEY), End(KEY, sentences.STOPPED_BY_OWNER.say())]
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
-def test_every_reason_has_a_sentence_and_the_masters_own_wins(reason: StopReason) -> None:
-    assert compare(want(reason), held(), 0.0) == [End(KEY, STOP_SENTENCES[reason])]
-    assert compare(want(reason, "because"), held(), 0.0) == [End(KEY, "because")]
+def test_every_reason_has_its_sentence(reason: StopReason) -> None:
+    (end,) = compare(want(reason), held(), 0.0)
+    assert isinstance(end, End)
+    assert end.said.code is TaskPhase.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "words"),
+    [
+        (StopReason.CANCELLED, "enough", "the master cancelled it: enough;"),
+        (StopReason.CANCELLED, "", "the master cancelled it: it gave no reason;"),
+        (StopReason.SUPERSEDED, "attempt 2", "attempt 2 of the task has been assigned;"),
+        (StopReason.FORGOTTEN, "", "asked to forget it;"),
+        (StopReason.OWNER, "", "the machine's owner stopped it;"),
+    ],
+)
+def test_why_it_ends_is_said(reason: StopReason, detail: str, words: str) -> None:
+    (end,) = compare(want(reason, detail), held(), 0.0)
+    assert isinstance(end, End)
+    assert words in end.said.text
 
 
 def test_what_is_not_wanted_ends_only_after_a_time_of_fresh_messages() -> None:

@@ -88,7 +88,7 @@ class FakeExecutor:
             if key not in self.held and (self.directory(key) / SPEC).exists():
                 self._take(key)
             if task.stop is not None and not self.held[key].phase.is_final:
-                self.finish(key, TaskPhase.CANCELLED, error=task.stop_detail)
+                self.finish(key, TaskPhase.CANCELLED, error=task.stop_detail or task.stop)
             elif self.runs and not self.held[key].phase.is_final:
                 self.run(key)
         if self.held != before:

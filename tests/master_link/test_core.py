@@ -75,7 +75,7 @@ def test_an_assignment(known: list[Attempt], decision: Decision) -> None:
 def test_an_assignment_that_is_invalid(known: Attempt, words: str) -> None:
     decision = core.decide(TaskKey("t", 2), "d", [known], NOW_S)
     assert isinstance(decision, Invalid)
-    assert words in decision.reason
+    assert words in decision.said.text
 
 
 def held(phase: TaskPhase, *before: TaskPhase, detail: str = "") -> HeldTask:

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.admission import BUSY_RETRY_S, Node, RefusalKind, Refused, refusal
+from shared.admission import BUSY_RETRY_S, Node, Refused, refusal
 from shared.messages import Capacity, NodePhase
+from shared.sentences import Refusal
 from shared.taskdir import Spec
 
 CAPACITY = Capacity(cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, max_held=3, trust_level=1)
@@ -25,8 +26,8 @@ SPEC = Spec(task_id="a", attempt=1, image="debian:12")
 FULL = msgspec.structs.replace(
     SPEC, cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, min_trust_level=1, egress=True
 )
-FORBIDDEN, TOO_LARGE = RefusalKind.FORBIDDEN, RefusalKind.TOO_LARGE
-BUSY, DRAINING = RefusalKind.BUSY, RefusalKind.DRAINING
+FORBIDDEN, TOO_LARGE = Refusal.FORBIDDEN, Refusal.TOO_LARGE
+BUSY, DRAINING = Refusal.BUSY, Refusal.DRAINING
 PAUSED_NODE: dict[str, Any] = {"phase": NodePhase.PAUSED, "phase_reason": "the owner paused it"}
 DEGRADED_NODE: dict[str, Any] = {"phase": NodePhase.DEGRADED, "phase_reason": "Docker is away"}
 
@@ -71,11 +72,11 @@ def test_a_task_may_have_all_there_is() -> None:
         pytest.param({}, {"held": 3}, BUSY, "holds 3 tasks", id="full"),
     ],
 )
-def test_refused(spec: dict[str, Any], node: dict[str, Any], kind: RefusalKind, said: str) -> None:
+def test_refused(spec: dict[str, Any], node: dict[str, Any], kind: Refusal, said: str) -> None:
     refused = judge(spec, node)
     assert refused is not None
-    assert refused.kind is kind
-    assert said in refused.reason
+    assert refused.said.code is kind
+    assert said in refused.said.text
     assert refused.retry_after_s == (BUSY_RETRY_S if kind is BUSY else 0.0)
 
 
@@ -101,4 +102,12 @@ def test_what_never_fits_is_said_before_what_does_not_fit_now(first: int) -> Non
         spec, node = more_spec | spec, more_node | node
     refused = judge(spec | WRONG_AT_ONCE[first][0], node)
     assert refused is not None
-    assert WRONG_AT_ONCE[first][2] in refused.reason
+    assert WRONG_AT_ONCE[first][2] in refused.said.text
+
+
+def test_a_quota_of_another_trust_level_refuses_nothing_for_good() -> None:
+    """The master has just said a level; the executor's figures are still those of the old one."""
+    refused = judge({"memory_bytes": 1001}, {"trust_level": 2})
+    assert refused is not None
+    assert (refused.said.code, refused.retry_after_s) == (BUSY, 1.0)
+    assert judge({"memory_bytes": 1000}, {"trust_level": 2}) is None
