@@ -9,6 +9,8 @@ from procs.executor.core import diagram
 from procs.executor.quota import CPU_OVERCOMMIT, TRUST_SHARES
 from shared.settings import default_table
 from shared.topics import TOPICS
+from tests.executor.attacks import ATTACKS
+from tests.executor.bombs import BOMBS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,6 +42,21 @@ def test_the_trust_table_is_the_codes() -> None:
     shares = " | ".join(f"{100 * share:.0f} %" for share in TRUST_SHARES)
     assert f"| share of CPU, memory and disk | {shares} |" in README
     assert CPU_OVERCOMMIT == 4, "README says: up to four times"
+
+
+def all_attacks() -> list[tuple[str, str]]:
+    """What stops each, and what it does."""
+    bombs = [(bomb.wall, bomb.what) for bomb in BOMBS.values()]
+    return [(one.wall, one.what) for one in ATTACKS.values()] + bombs
+
+
+def test_every_attack_is_there_with_what_stops_it() -> None:
+    tried: dict[str, list[str]] = {}
+    for wall, what in all_attacks():
+        tried.setdefault(wall, []).append(what)
+    rows = "\n".join(f"| {'; '.join(what)} | {wall} |" for wall, what in tried.items())
+    assert rows in README, f"README must have\n{rows}"
+    assert f"tries {len(all_attacks())} escapes and abuses" in README
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))

@@ -108,6 +108,17 @@ static void count(void) {
     }
 }
 
+/* Asks for a socket by the number that it has for 32-bit programs. */
+static void call_as_32_bits(void) {
+#ifdef __x86_64__
+    long answer = 359, family = 40;
+    __asm__ volatile("int $0x80" : "+a"(answer) : "b"(family), "c"(1), "d"(0) : "memory");
+    printf("answered %ld\n", answer);
+#else
+    kill(getpid(), SIGSYS);
+#endif
+}
+
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     const char *what = argc > 1 ? argv[1] : "";
@@ -120,6 +131,7 @@ int main(int argc, char **argv) {
     if (strcmp(what, "ignore") == 0) ignore_all();
     if (strcmp(what, "eat") == 0) eat_memory();
     if (strcmp(what, "count") == 0) count();
+    if (strcmp(what, "32") == 0) call_as_32_bits();
     if (strcmp(what, "segv") == 0) kill(getpid(), SIGSEGV);
     return 0;
 }

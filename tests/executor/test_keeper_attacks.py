@@ -30,6 +30,12 @@ def test_a_command_finds_no_file_of_the_claim(attempt: Attempt) -> None:
     assert attempt.output() == b"looked\n"
 
 
+def test_a_32_bit_call_does_not_slip_past_the_filter(attempt: Attempt) -> None:
+    attempt.claim([HOSTILE, "32"])
+    assert attempt.run() == 128 + signal.SIGSYS
+    assert attempt.output() == b""
+
+
 def test_the_secrets_are_gone_from_the_disk_once_claimed(attempt: Attempt) -> None:
     attempt.claim(["true"], {"TOKEN": "very-secret"})
     assert b"very-secret" in (attempt.directory / "claim" / "start").read_bytes()

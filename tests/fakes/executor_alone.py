@@ -61,6 +61,7 @@ class ExecutorAlone:
         }  # fmt: skip
         self.bus = Bus(self.home, "master_link", ["task.state"])
         self.wanted: dict[TaskKey, WantedTask] = {}
+        self.docker_host = docker_host
         self.docker = docker.APIClient(base_url=docker_host, version="1.41")
         self._supervisord: subprocess.Popen[bytes] | None = None
 
