@@ -5,7 +5,7 @@ python -m tests.bench.restart [ROUNDS]
 
 import sys
 
-from tests.bench.latency import own_engine
+from tests.bench.executor import own_engine
 from tests.system.restarts import each_killed_in_turn
 from tests.system.whole import whole
 
