@@ -5,6 +5,7 @@ thread. Threads poll it with `wait`, asyncio programs through a `LoopWatch`.
 """
 
 import fcntl
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -96,10 +97,16 @@ class Inbox:
 
     def fresh(self, kind: type[M], now_s: float, source: str | None = None) -> M | None:
         """The newest synced message of `kind` that is not stale; None means no news."""
-        candidates = self.all_fresh(kind, now_s)
-        if source is not None:
-            return candidates.get(source)
-        return max(candidates.values(), key=lambda m: m.at_s, default=None)
+        topic = str(kind.__struct_config__.tag)
+        found = (
+            message
+            for speaker, message in self.latest[topic].items()
+            if isinstance(message, kind)
+            and message.synced
+            and _is_fresh(message, now_s)
+            and source in (None, speaker)
+        )
+        return max(found, key=_at_s, default=None)
 
     def all_fresh(self, kind: type[M], now_s: float) -> dict[str, M]:
         """Each source's newest message of `kind`, without the stale and the unsynced."""
@@ -109,6 +116,9 @@ class Inbox:
             for source, message in self.latest[topic].items()
             if isinstance(message, kind) and message.synced and _is_fresh(message, now_s)
         }
+
+
+_at_s = operator.attrgetter("at_s")
 
 
 def _is_fresh(message: Message, now_s: float) -> bool:
@@ -142,6 +152,7 @@ class Bus:
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         self._looked_at_ns = 0
         self._filenos: tuple[int, ...] = ()
+        self._watched: set[int] = set()  # beside the sockets
         if len(str(self._path)) > MAX_SOCKET_PATH:
             raise PathTooLongError(
                 f"{self._path} is too long for a unix socket (over {MAX_SOCKET_PATH} characters);"
@@ -210,26 +221,43 @@ class Bus:
 
         Returns those of `descriptors` that are readable.
         """
-        extra = tuple(descriptors)
-        for descriptor in extra:
-            self._poller.register(descriptor, zmq.POLLIN)
+        self._watch(set(descriptors))
         ready = dict(self._poller.poll(max(0, int(timeout_s * 1000 + 0.999))))
-        for descriptor in extra:
-            self._poller.unregister(descriptor)
-        readable = {fd for fd in extra if fd in ready}
+        readable = {fd for fd in self._watched if fd in ready}
         if ready and not readable:
             time.sleep(settle_s(time.monotonic()))
-        self.drain()
+            self.drain()
+        else:  # looking at each socket costs more than all else here
+            self._take([s for s, socket in self._subscribers.items() if socket in ready])
+            if self._publisher in ready:
+                self._replay_all()
         return readable
+
+    def _watch(self, descriptors: set[int]) -> None:
+        """They are the same nearly always."""
+        if descriptors == self._watched:
+            return
+        for descriptor in self._watched - descriptors:
+            self._poller.unregister(descriptor)
+        for descriptor in descriptors - self._watched:
+            self._poller.register(descriptor, zmq.POLLIN)
+        self._watched = descriptors
 
     def drain(self) -> bool:
         """Replay to new subscribers and take all that came; True if any STATE is newer."""
+        self._replay_all()
+        return self._take(self._subscribers)
+
+    def _replay_all(self) -> None:
         for _ in range(MAX_DRAIN):
             if not _has_news(self._publisher):
                 break
             self._replay(self._publisher.recv())
+
+    def _take(self, sources: Iterable[str]) -> bool:
         changed = False
-        for source, socket in self._subscribers.items():
+        for source in sources:
+            socket = self._subscribers[source]
             frames: list[list[bytes]] = []
             while len(frames) < MAX_DRAIN and _has_news(socket):
                 frames.append(socket.recv_multipart())

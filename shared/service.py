@@ -192,8 +192,16 @@ def _make_home(home: Path) -> None:
         raise SettingsError(f"HIVEMIND_HOME={home} belongs to another user: run as that user")
 
 
+class _LogFile(RotatingFileHandler):
+    """Asks only the open file for its size: the library's own looks twice at the name and makes
+    the line twice, for each line."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        return self.stream is not None and self.stream.tell() >= self.maxBytes
+
+
 def _log_to(home: Path, name: str) -> None:
-    handler = RotatingFileHandler(
+    handler = _LogFile(
         home / "log" / f"{name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES
     )
     logging.basicConfig(

@@ -42,6 +42,8 @@ READS = ("task.want", "link.state")
 
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
+APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three processes …
+TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
 DISK_LOOK_FACTOR = 100  # a look at the disk may cost a hundredth of the time …
@@ -66,6 +68,9 @@ class Executor:
         self._boot_id = boot_id()
         self._trust_level = 0
         self._changed = True
+        self._urgent = False  # the change is one that others wait for
+        self._published_s = 0.0
+        self._compared: TaskWant | None = None
         self._engine_was_there = False
         self._attempts: dict[TaskKey, Attempt] = {}
         for attempt in recover(self._tasks, self._store.phases(), self._boot_id):
@@ -90,7 +95,7 @@ class Executor:
             if key in self._attempts:
                 self._read_record(self._attempts[key])
         self._decide(now_s)
-        if self._changed:
+        if self._changed and (self._urgent or now_s >= self._published_s + APART_S):
             self._publish()
 
     def close(self) -> None:
@@ -119,7 +124,8 @@ class Executor:
         self._want_images(now_s)
 
     def _publish(self) -> None:
-        self._changed = False
+        self._changed = self._urgent = False
+        self._published_s = time.monotonic()
         about = self._watch.about
         self._bus.publish(
             TaskState(
@@ -156,12 +162,15 @@ class Executor:
 
     def _apply(self, attempt: Attempt, event: Event) -> None:
         """Move, note the new phase, do what follows."""
-        before = attempt.step
+        before, phase = attempt.step, attempt.phase
         attempt.step, instruction = core.move(attempt.key.directory, before, event)
         if attempt.step is before and instruction is None:
             return
-        log.info("%s: %s -> %s (%s)", attempt.key.directory, before, attempt.step, event)
+        log.debug("%s: %s -> %s (%s)", attempt.key.directory, before, attempt.step, event)
+        if attempt.step in (Step.RUNNING, Step.DONE):
+            log.info("%s is %s", attempt.key.directory, attempt.phase)
         self._changed = True
+        self._urgent = self._urgent or attempt.step in TOLD_AT_ONCE
         if attempt.report is None and attempt.step in core.PHASES:
             attempt.enter(attempt.phase, self._entered_unix_s(attempt))
         elif attempt.report is not None:
@@ -170,7 +179,7 @@ class Executor:
             self._bells.take_down(attempt.key)
         if instruction is not None:
             self._perform(attempt, instruction)
-        if before is not attempt.step and attempt.step is not Step.RELEASED:
+        if attempt.phase is not phase and attempt.phase is not TaskPhase.COLLECTING:
             self._store.put(row(attempt.held(), attempt.spec.accepted_unix_s, attempt.report))
 
     def _entered_unix_s(self, attempt: Attempt) -> float:
@@ -241,6 +250,9 @@ class Executor:
             self._changed = self._changed or link.trust_level != self._trust_level
             self._trust_level, self._work.node_id = link.trust_level, link.node_id
         want = self._bus.inbox.fresh(TaskWant, now_s)
+        if want is self._compared and not self._changed:
+            return
+        self._compared = want
         for decision in wants.compare(want, self._attempts, now_s):
             if isinstance(decision, wants.Take):
                 for attempt in recover(self._tasks, {}, self._boot_id, only=decision.key):

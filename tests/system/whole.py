@@ -144,8 +144,10 @@ class Worker:
             def enough() -> bool:
                 heard = tap.next(0.1)
                 state = heard[1] if heard is not None else None
-                return isinstance(state, TaskState) and (
-                    state.capacity.memory_bytes >= memory_bytes
+                return (
+                    isinstance(state, TaskState)
+                    and state.engine.available
+                    and state.capacity.memory_bytes >= memory_bytes
                 )
 
             until(enough, f"a task may have {memory_bytes} bytes")
