@@ -12,7 +12,8 @@ umask 022
 
 # What must be there: a command or a file, and the packages of which the first that exists brings it.
 RUN_NEEDS=(
-  dockerd:docker.io 'docker:docker-cli,docker.io' iptables:iptables ip:iproute2 curl:curl
+  dockerd:docker.io 'docker:docker-cli,docker.io' iptables:iptables nft:nftables ip:iproute2
+  curl:curl
   gcc:gcc musl-gcc:musl-tools /usr/include/stdio.h:libc6-dev
 )
 TEST_NEEDS=(
@@ -282,17 +283,21 @@ end() {
   wait "$1" 2>/dev/null || true
 }
 
-# The containers of a task that was interrupted outlive the worker by design; not the demo's.
-remove_containers() {
-  local ids
-  mapfile -t ids < <(docker ps --all --quiet --filter "label=hivemind.home=$work/home" 2>/dev/null)
+# An interrupted task's container, networks and their firewall outlive the worker by design; not
+# the demo's.
+remove_from_docker() {
+  local ids ours=label=hivemind.home=$work/home
+  mapfile -t ids < <(docker ps --all --quiet --filter "$ours" 2>/dev/null)
   [ ${#ids[@]} -eq 0 ] || docker rm --force --volumes "${ids[@]}" >/dev/null 2>&1 || true
+  mapfile -t ids < <(docker network ls --quiet --filter "$ours" 2>/dev/null)
+  [ ${#ids[@]} -eq 0 ] || docker network rm "${ids[@]}" >/dev/null 2>&1 || true
+  nft delete table inet "$(.venv/bin/python -m shared.egress "$work/home")" 2>/dev/null || true
 }
 
 stop_demo() {
   [ -z "${worker-}" ] || end "$worker"
   [ -z "${master-}" ] || end "$master"
-  [ -z "${worker-}" ] || remove_containers
+  [ -z "${worker-}" ] || remove_from_docker
   [ -z "${engine-}" ] || tests/system/engine/stop.sh "$engine" --purge
 }
 

@@ -239,6 +239,7 @@ class VpnState(Message, frozen=True, tag="vpn.state"):
     address: str = ""
     handshake_unix_s: float = 0.0
     covered_bridges: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()  # those that the firewall lets tasks reach
 
 
 # ------------------------------------------------------------------ measured

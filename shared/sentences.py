@@ -327,9 +327,6 @@ REQUIREMENTS_UNSUPPORTED = _failed(
     "requirements can't be installed by this version",
     "put what the task needs into its image",
 )
-EGRESS_UNSUPPORTED = _failed(
-    Cause.NODE, "network EGRESS can't be given by this version", "give the files as inputs"
-)
 GPUS_UNSUPPORTED = _failed(
     Cause.NODE,
     "{gpus} GPUs were asked for, and this version gives none",
@@ -338,6 +335,17 @@ GPUS_UNSUPPORTED = _failed(
 
 # ------------------------------------------------------------------ failed: the node
 
+EGRESS_TURNED_OFF = _failed(
+    Cause.NODE,
+    "network EGRESS: the owner has set EGRESS=off since it was accepted",
+    "order another attempt elsewhere, or ask the owner to set EGRESS=on",
+)
+NETWORK_NOT_MADE = _failed(
+    Cause.NODE,
+    "no network could be made for it: {words}",
+    "order another attempt elsewhere; the node's owner should remove networks that nobody uses"
+    " (`docker network prune`), or give Docker more default-address-pools",
+)
 CONTAINER_NOT_MADE = _failed(
     Cause.NODE,
     "the container could not be made: {words}",

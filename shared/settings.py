@@ -39,6 +39,10 @@ class Settings:
     reserved_cpus: float | None
     reserved_memory_bytes: int | None
     egress: bool
+    egress_dns: tuple[str, ...]
+    pip_index_url: str = field(repr=False)  # these three may hold a password
+    pip_extra_index_url: str = field(repr=False)
+    pip_proxy: str = field(repr=False)
     sandbox: str
     task_listen: str
     vpn: str
@@ -164,6 +168,16 @@ def _listen(raw: str) -> str:
     return f"{host}:{port}"
 
 
+def _addresses(raw: str) -> tuple[str, ...]:
+    try:
+        found = tuple(str(ipaddress.IPv4Address(word)) for word in _patterns(raw))
+    except ValueError:
+        raise ValueError("must be IPv4 addresses such as 1.1.1.1,9.9.9.9") from None
+    if any(is_loopback(address) for address in found):
+        raise ValueError("must be addresses that a container reaches: it has a loopback of its own")
+    return found
+
+
 def _patterns(raw: str) -> tuple[str, ...]:
     words = tuple(word for word in re.split(r"[,\s]+", raw) if word)
     for word in words:
@@ -203,6 +217,15 @@ SETTINGS = (
         "memory kept for the owner; empty: a tenth, at least 512m",
     ),
     Setting("EGRESS", "egress", "on", _switch, "on: tasks that ask for the network may have it"),
+    Setting(
+        "EGRESS_DNS", "egress_dns", "", _addresses,
+        "resolvers of tasks with network; empty: the host's own",
+    ),
+    Setting(
+        "PIP_INDEX_URL", "pip_index_url", "", _text, "the index of requirements; empty: PyPI"
+    ),
+    Setting("PIP_EXTRA_INDEX_URL", "pip_extra_index_url", "", _text, "a second such index"),
+    Setting("PIP_PROXY", "pip_proxy", "", _text, "the proxy on the way there"),
     Setting("SANDBOX", "sandbox", "runc", _one_of("runc", "runsc"), "the containers' runtime"),
     Setting(
         "TASK_LISTEN", "task_listen", "", _listen,

@@ -63,7 +63,7 @@ def test_what_is_missing_is_named_and_then_installed(machine: Machine) -> None:
     machine.records("apt-get")
     machine.has("apt-cache", '[ "$2" != docker-cli ]')  # as on Debian 12
     done = machine.run("demo", "--once")
-    named = "installing with apt-get: curl docker.io gcc iproute2 iptables musl-tools\n"
+    named = "installing with apt-get: curl docker.io gcc iproute2 iptables musl-tools nftables\n"
     assert named in done.stderr
     update, install = machine.calls
     assert update.endswith(" update")
@@ -91,7 +91,7 @@ def test_apts_own_words_are_shown_when_it_fails(machine: Machine) -> None:
 def test_only_what_is_missing_is_installed(machine: Machine) -> None:
     machine.records("apt-get")
     machine.has("apt-cache", "exit 0")
-    for name in ("dockerd", "docker", "iptables", "ip", "curl", "gcc"):
+    for name in ("dockerd", "docker", "iptables", "nft", "ip", "curl", "gcc"):
         machine.has(name, "exit 0")
     assert "installing with apt-get: musl-tools\n" in machine.run().stderr
 

@@ -25,6 +25,7 @@ class Outcome:
     image_digest: str | None = None
     stop_signal: str | None = None
     pull_s: float | None = None
+    grant: Grant | None = None
     detail: str | None = None
     failure: Said[TaskPhase] | None = None
     loss: Loss | None = None

@@ -47,6 +47,7 @@ class Wait(StrEnum):
 
     IMAGE = "image"
     INPUTS = "inputs"
+    NETWORK = "network"
 
 
 class Instruction(StrEnum):

@@ -27,6 +27,7 @@ from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
 UNIX = "unix://"
+BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a network's interface
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # a pull that says nothing for so long has failed
@@ -63,6 +64,16 @@ class Exit:
 
 
 @dataclass(frozen=True)
+class Network:
+    """A network in Docker; `users` are the running containers on it."""
+
+    name: str
+    labels: dict[str, str]
+    bridge: str
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class About:
     """The engine itself."""
 
@@ -85,6 +96,9 @@ class Engine(Protocol):
     def exit_of(self, container: str) -> Exit: ...
     def seen(self, home: str) -> list[Seen]: ...
     def deaths(self, home: str) -> Iterator[TaskKey]: ...
+    def networks(self, home: str) -> list[str]: ...
+    def network(self, name: str) -> Network: ...
+    def make_network(self, name: str, labels: dict[str, str], options: dict[str, str]) -> None: ...
 
 
 @contextmanager
@@ -227,6 +241,29 @@ class DockerEngine:
             rows = self._api().containers(all=True, filters=_ours(home))
         found = ((_key(row.get("Labels") or {}), row) for row in rows)
         return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
+
+    def networks(self, home: str) -> list[str]:
+        """The names of this home's networks."""
+        with _translated():
+            rows = self._api().networks(filters=_ours(home))
+        return [str(row["Name"]) for row in rows]
+
+    def network(self, name: str) -> Network:
+        with _translated():
+            found = self._api().inspect_network(name)
+        return Network(
+            name=found["Name"],
+            labels=found.get("Labels") or {},
+            bridge=(found.get("Options") or {}).get(BRIDGE_NAME, ""),
+            users=tuple(one.get("Name", "") for one in (found.get("Containers") or {}).values()),
+        )
+
+    def make_network(self, name: str, labels: dict[str, str], options: dict[str, str]) -> None:
+        """A bridge without IPv6. EngineRefusedError when the name is taken, or no address left."""
+        with _translated():
+            self._api().create_network(
+                name, driver="bridge", options=options, labels=labels, check_duplicate=True
+            )
 
     def deaths(self, home: str) -> Iterator[TaskKey]:
         """The keys of our containers as they die; ends, or raises, when the engine goes away."""

@@ -3,7 +3,7 @@
 Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
 to do is decided in core.py; how, blocking, in work.py; this file ties them to the bus.
 
-Reads task.want, link.state. Publishes task.state.
+Reads task.want, link.state, vpn.state. Publishes task.state.
 """
 
 import logging
@@ -21,6 +21,7 @@ from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.engine import DockerEngine, Engine
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
+from procs.executor.networks import Egress
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started
@@ -30,7 +31,7 @@ from procs.executor.verdict import Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
 from procs.executor.work import Work, boot_id, guarded, read_run
 from shared import messages, sentences, service, taskdir
-from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant
+from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant, VpnState
 from shared.sentences import Said
 from shared.taskdir import TASKS, TaskKey
 
@@ -38,7 +39,7 @@ log = logging.getLogger("executor")
 
 NAME = "executor"
 CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "KILL"})
-READS = ("task.want", "link.state")
+READS = ("task.want", "link.state", "vpn.state")
 
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
@@ -60,7 +61,9 @@ class Executor:
         self._store = Store(context.home / "lib" / "executor.db")
         engine: Engine = DockerEngine(context.settings.docker_host)
         keeper = ensure_keeper(context.home / "lib")
-        self._work = Work(engine, context.home, keeper, context.settings.sandbox)
+        self._egress = Egress(engine, context.settings)
+        runtime, networks = context.settings.sandbox, self._egress.tasks
+        self._work = Work(engine, context.home, keeper, runtime, networks)
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._pulls = Pulls(engine)
         self._watch = Watch(engine, str(context.home))
@@ -84,6 +87,8 @@ class Executor:
 
     def beat(self, now_s: float) -> None:
         self._watch.beat(now_s, idle=not self._attempts)
+        if self._watch.about and self._egress.lacks_one(now_s):
+            self._jobs.submit("network", self._egress.ensure)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)
@@ -122,6 +127,7 @@ class Executor:
         self._follow_wants(now_s)
         self._begin_waiting(now_s)
         self._want_images(now_s)
+        self._want_networks(now_s)
 
     def _publish(self) -> None:
         self._changed = self._urgent = False
@@ -145,6 +151,8 @@ class Executor:
 
     def _adopt(self, attempt: Attempt) -> None:
         self._attempts[attempt.key] = attempt
+        if attempt.grant is not None and attempt.grant.network:
+            self._egress.hold(attempt.key, attempt.grant.network)
         if attempt.step in core.ACTIVE and attempt.grant is None:
             attempt.grant = quota.grant(attempt.spec, self._capacity())
         if attempt.step in ALIVE:
@@ -217,6 +225,8 @@ class Executor:
         if outcome.event is None:
             return
         attempt.refusals += outcome.refused
+        if outcome.event is Event.CLEANED:
+            self._egress.release(attempt.key)
         if outcome.event in (Event.NEVER_RAN, Event.ENGINE_LOST):
             attempt.retry_at_s = now_s + RETRY_S
         if outcome.event is Event.ENDED:
@@ -295,6 +305,13 @@ class Executor:
         self._pulls.want(images, now_s)
         for attempt in waiting:
             attempt.detail = self._pulls.progress(attempt.spec.image) or attempt.detail
+
+    def _want_networks(self, now_s: float) -> None:
+        self._egress.hear(self._bus.inbox.fresh(VpnState, now_s))
+        for attempt in self._attempts.values():
+            if attempt.waits(Wait.NETWORK) and self._egress.may_go(attempt.key, now_s):
+                attempt.waits_for, attempt.detail = None, ""
+                self._apply(attempt, Event.ARRIVED)
 
     def _pulled(self, pulled: Pulled) -> None:
         for attempt in list(self._attempts.values()):
@@ -435,7 +452,7 @@ class Executor:
 
 
 def _learn(attempt: Attempt, outcome: Outcome) -> None:
-    for name in ("container_id", "image_digest", "stop_signal", "pull_s", "detail"):
+    for name in ("container_id", "image_digest", "stop_signal", "pull_s", "detail", "grant"):
         value = getattr(outcome, name)
         if value is not None:
             setattr(attempt, name, value)

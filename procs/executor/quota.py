@@ -61,6 +61,7 @@ class Grant:
     memory_bytes: int
     disk_bytes: int
     processes: int
+    network: str = ""  # the bridge that is its own until it is cleaned away; "": none
 
 
 def grant(spec: Spec, most: Capacity) -> Grant:

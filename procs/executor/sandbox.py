@@ -17,6 +17,8 @@ OPEN_FILES = 4096
 OOM_SCORE_ADJ = 500  # the kernel ends a task before the worker or the owner's programs
 KEEPER_EXTRA_PIDS = 1  # the keeper itself
 CLAIM_AT, KEEPER_AT, TASK_AT, OUTPUT_AT = "/.hivemind", "/.keeper", "/task", "/output"
+NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
+HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # else there is nothing to close
 SMALLEST_MEMORY_BYTES = 8 * MIB  # Docker refuses less than 6
 
 LABEL_TASK, LABEL_ATTEMPT, LABEL_NODE = "hivemind.task", "hivemind.attempt", "hivemind.node"
@@ -72,7 +74,9 @@ def environment(
     return {**own, **given, **secrets}
 
 
-def container(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:
+def container(
+    place: Place, image: Image, grant: Grant, runtime: str, resolvers: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The body of Docker's create call."""
     return {
         "Image": image.digest,  # pinned: the tag may move
@@ -83,12 +87,12 @@ def container(place: Place, image: Image, grant: Grant, runtime: str) -> dict[st
         "Labels": labels(place),
         "Healthcheck": {"Test": ["NONE"]},  # an image's own would run outside the keeper
         "StopSignal": image.stop_signal or "SIGTERM",
-        "NetworkDisabled": True,
+        "NetworkDisabled": not grant.network,
         "OpenStdin": False,
         "Tty": False,
         "AttachStdout": False,
         "AttachStderr": False,
-        "HostConfig": _host(place, image, grant, runtime),
+        "HostConfig": _host(place, image, grant, runtime) | network(grant.network, resolvers),
     }
 
 
@@ -96,7 +100,6 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
     memory = max(grant.memory_bytes, SMALLEST_MEMORY_BYTES)
     return {
         "Runtime": runtime,
-        "NetworkMode": "none",
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],  # seccomp: Docker's default profile stays
         "Privileged": False,
@@ -119,6 +122,20 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
         "RestartPolicy": {"Name": "no"},  # a task never runs twice
         "AutoRemove": False,  # until its end is known
         "Init": False,  # the keeper is PID 1
+    }
+
+
+def network(name: str, resolvers: tuple[str, ...]) -> dict[str, Any]:
+    """Of the host's configuration, for a bridge that the firewall covers; "": none at all."""
+    if not name:
+        return {"NetworkMode": "none"}
+    return {
+        "NetworkMode": name,
+        "Dns": list(resolvers),  # those that the firewall lets through, and no other
+        "DnsSearch": ["."],  # none: the host's would tell its domain
+        "DnsOptions": [],
+        "ExtraHosts": [],
+        "Sysctls": dict.fromkeys(NO_IPV6, "1") if HAS_IPV6 else {},
     }
 
 

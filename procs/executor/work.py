@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from procs.executor.engine import (
     EngineRefusedError,
     NotThereError,
 )
+from procs.executor.networks import NO_NETWORK, NetworkError, Networks, NetworkWaitError, Taken
 from procs.executor.prepare import BLOBS, InputError, lay_out, missing
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord, parse_run
@@ -99,8 +101,11 @@ def write_stop(directory: Path, stop: Stop) -> None:
 class Work:
     """The jobs of one worker; safe in any thread, since each lane has one job at a time."""
 
-    def __init__(self, engine: Engine, home: Path, keeper: Path, runtime: str) -> None:
+    def __init__(
+        self, engine: Engine, home: Path, keeper: Path, runtime: str, networks: Networks | None
+    ) -> None:
         self._engine = engine
+        self._networks = networks
         self._home = home
         self._keeper = keeper
         self._runtime = runtime
@@ -120,10 +125,12 @@ class Work:
         if isinstance(image, Outcome):
             return image
         try:
-            if missing(attempt.directory, attempt.spec):
-                return Outcome(Event.MISSED, Wait.INPUTS, detail="waiting for its input")
+            taken = self._gather(attempt)
+            if isinstance(taken, Outcome):
+                return taken
+            granted = replace(granted, network=taken.name)
             lay_out(attempt.directory, attempt.spec, granted.disk_bytes)
-            return self._make_container(attempt, image, granted)
+            return self._make_container(attempt, image, granted, taken.resolvers)
         except InputError as err:
             return _failed(err.said)
         except EngineAwayError as err:
@@ -148,7 +155,24 @@ class Work:
         except EngineAwayError as err:
             return Outcome(Event.ENGINE_LOST, detail=str(err))
 
-    def _make_container(self, attempt: Attempt, image: Image, granted: Grant) -> Outcome:
+    def _gather(self, attempt: Attempt) -> Taken | Outcome:
+        """What may still be on its way: its inputs, then its network."""
+        if missing(attempt.directory, attempt.spec):
+            return Outcome(Event.MISSED, Wait.INPUTS, detail="waiting for its input")
+        if not attempt.spec.egress:
+            return NO_NETWORK
+        if self._networks is None:
+            return _failed(sentences.EGRESS_TURNED_OFF.say())
+        try:
+            return self._networks.take(attempt.key)
+        except NetworkWaitError as err:
+            return Outcome(Event.MISSED, Wait.NETWORK, detail=str(err))
+        except NetworkError as err:
+            return _failed(err.said)
+
+    def _make_container(
+        self, attempt: Attempt, image: Image, granted: Grant, resolvers: tuple[str, ...]
+    ) -> Outcome:
         words = argv(image, attempt.spec.command)
         if not words:
             return _failed(sentences.COMMAND_MISSING.say(image=attempt.spec.image))
@@ -161,9 +185,10 @@ class Work:
         self._make_output(attempt.directory / OUTPUT)
         if attempt.may_have_container:
             self._engine.remove(container_name(attempt.key))
-        body = container(place, image, granted, self._runtime)
+        body = container(place, image, granted, self._runtime, resolvers)
         return Outcome(
             Event.PREPARED,
+            grant=granted,
             container_id=self._create(attempt, body, start),
             image_digest=image.digest,
             stop_signal=image.stop_signal or "SIGTERM",
@@ -359,8 +384,6 @@ def beyond(spec: Spec) -> Said[TaskPhase] | None:
     """What it asks for that this version can't give: it never runs with less."""
     if spec.requirements:
         return sentences.REQUIREMENTS_UNSUPPORTED.say()
-    if spec.egress:
-        return sentences.EGRESS_UNSUPPORTED.say()
     if spec.gpus:
         return sentences.GPUS_UNSUPPORTED.say(gpus=spec.gpus)
     return None

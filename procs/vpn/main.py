@@ -1,12 +1,15 @@
-"""The vpn process: says what the tunnel is, in place of a master's word on what it should be.
+"""The vpn process: the tunnel, and the firewall of task networks.
 
 The one process with NET_ADMIN. What it makes of the settings and of the master's word is in
-core.py. Reads vpn.want. Publishes: vpn.state.
+core.py; the firewall is guard.py's. Reads vpn.want. Publishes: vpn.state.
 """
 
 from collections.abc import Iterable
 
+import msgspec
+
 from procs.vpn.core import state
+from procs.vpn.guard import Guard
 from shared.messages import VpnWant
 from shared.service import Context, run
 
@@ -20,12 +23,26 @@ class Vpn:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._guard = Guard(context.settings)
         self._want: VpnWant | None = None
         self._said = ""
 
     def beat(self, now_s: float) -> None:
+        self._guard.beat(now_s)
+        self._say(now_s)
+
+    def _say(self, now_s: float) -> None:
         self._want = self._context.bus.inbox.fresh(VpnWant, now_s) or self._want
-        now = state(self._context.settings.vpn, self._want, now_s)
+        settings, guard = self._context.settings, self._guard
+        tunnel = state(settings.vpn, self._want, now_s)
+        trouble = guard.why_open if settings.egress else ""
+        now = msgspec.structs.replace(
+            tunnel,
+            synced=guard.has_looked,
+            detail="; ".join(filter(None, (tunnel.detail, trouble))),
+            covered_bridges=guard.covered(now_s),
+            resolvers=guard.resolvers,
+        )
         self._context.bus.publish(now)
         if now.detail != self._said:
             self._said = now.detail
@@ -33,15 +50,17 @@ class Vpn:
 
     def wake(self, ready: set[int], now_s: float) -> None:
         """Say at once what changes; the rest is the beat's."""
+        news = self._guard.wake(ready, now_s)
         want = self._context.bus.inbox.fresh(VpnWant, now_s)
-        if want is not None and (self._want is None or want.tunnel != self._want.tunnel):
-            self.beat(now_s)
+        changed = want is not None and (self._want is None or want.tunnel != self._want.tunnel)
+        if news or changed:
+            self._say(now_s)
 
     def descriptors(self) -> Iterable[int]:
-        return ()
+        return self._guard.descriptors()
 
     def close(self) -> None:
-        """Nothing to let go."""
+        self._guard.close()
 
 
 def main() -> int:

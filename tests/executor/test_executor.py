@@ -131,7 +131,7 @@ def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
     ("name", "asked", "cause", "error"),
     [
         ("needs", {"requirements": ("numpy",)}, "dependencies", "requirements can't be installed"),
-        ("net", {"egress": True}, "node", "network EGRESS can't be given"),
+        ("net", {"egress": True}, "node", "the owner has set EGRESS=off"),
         ("gpu", {"gpus": 1}, "node", "1 GPUs were asked for"),
         ("scheme", {"image": "https://x/y"}, "image", "https://x/y"),
         ("capital", {"image": "Not/Valid:1"}, "image", "Not/Valid:1"),

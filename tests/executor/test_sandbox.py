@@ -42,6 +42,17 @@ def test_host_configuration(name: str, value: object) -> None:
     assert HOST[name] == value
 
 
+def test_a_network_is_the_bridge_that_was_given_and_its_resolvers() -> None:
+    granted = Grant(0.5, GIB, GIB, 64, network="hm-eg12345600")
+    body = container(PLACE, IMAGE, granted, "runc", ("10.0.0.53",))
+    host = body["HostConfig"]
+    assert (host["NetworkMode"], body["NetworkDisabled"]) == ("hm-eg12345600", False)
+    assert (host["Dns"], host["DnsSearch"], host["ExtraHosts"]) == (["10.0.0.53"], ["."], [])
+    assert set(host["Sysctls"].values()) == {"1"}
+    assert BODY["NetworkDisabled"] is True
+    assert not {"Dns", "Sysctls", "ExtraHosts"} & set(HOST)
+
+
 def test_nothing_else_of_the_host_is_given() -> None:
     assert not {"Binds", "Devices", "DeviceRequests", "CapAdd", "VolumesFrom", "PidMode"} & set(
         HOST

@@ -20,8 +20,17 @@ import msgspec
 
 from shared import taskdir
 from shared.bus import Bus
+from shared.egress import names
 from shared.files import remove_tree
-from shared.messages import HeldTask, LinkState, StopReason, TaskState, TaskWant, WantedTask
+from shared.messages import (
+    HeldTask,
+    LinkState,
+    StopReason,
+    TaskState,
+    TaskWant,
+    VpnState,
+    WantedTask,
+)
 from shared.taskdir import LOG, SPEC, TASKS, Report, Spec, TaskKey, read_report, write_record
 from shared.tasklog import LogReader
 
@@ -31,8 +40,10 @@ CONFIG = """
 [supervisord]
 pidfile = {home}/s.pid
 logfile = {home}/s.log
-[program:executor]
-command = /bin/sh {root}/procs/start.sh executor
+"""
+PROGRAM = """
+[program:{name}]
+command = {launcher}/bin/sh {root}/procs/start.sh {name}
 directory = {root}
 startsecs = 0
 autorestart = unexpected
@@ -40,7 +51,7 @@ exitcodes = 2
 stopasgroup = true
 killasgroup = true
 stdout_logfile = NONE
-stderr_logfile = {home}/err.log
+stderr_logfile = {home}/{name}.err
 """
 
 
@@ -49,17 +60,22 @@ class Deadline(AssertionError):
 
 
 class ExecutorAlone:
-    """One home, one executor process, and the link's side of the bus."""
+    """One home, one executor process, and the link's side of the bus.
 
-    def __init__(self, docker_host: str, **settings: str) -> None:
+    With the engine's network namespace it has EGRESS, and the vpn process there.
+    """
+
+    def __init__(self, docker_host: str, namespace: str = "", **settings: str) -> None:
+        self._namespace = namespace
         self.home = Path(tempfile.mkdtemp(prefix="hx-", dir="/tmp"))
         (self.home / "run" / "bus").mkdir(parents=True)
         (self.home / TASKS).mkdir()
         self._environment = {
             "PATH": os.environ["PATH"], "HIVEMIND_HOME": str(self.home),
-            "DOCKER_HOST": docker_host, "LOG_LEVEL": "DEBUG", **settings,
+            "DOCKER_HOST": docker_host, "LOG_LEVEL": "DEBUG", "VPN": "off",
+            "EGRESS": "on" if namespace else "off", **settings,
         }  # fmt: skip
-        self.bus = Bus(self.home, "master_link", ["task.state"])
+        self.bus = Bus(self.home, "master_link", ["task.state", "vpn.state"])
         self.wanted: dict[TaskKey, WantedTask] = {}
         self.docker_host = docker_host
         self.docker = docker.APIClient(base_url=docker_host, version="1.41")
@@ -69,7 +85,14 @@ class ExecutorAlone:
 
     def start(self) -> "ExecutorAlone":
         config = self.home / "s.conf"
-        config.write_text(CONFIG.format(home=self.home, root=ROOT))
+        programs = {"executor": ""}
+        if self._namespace:
+            programs["vpn"] = f"nsenter --net=/run/netns/{self._namespace} "
+        sections = [
+            PROGRAM.format(home=self.home, root=ROOT, name=name, launcher=launcher)
+            for name, launcher in programs.items()
+        ]
+        config.write_text(CONFIG.format(home=self.home) + "".join(sections))
         command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)]
         self._supervisord = subprocess.Popen(
             command, cwd=self.home, env=self._environment,
@@ -77,8 +100,8 @@ class ExecutorAlone:
         )  # fmt: skip
         return self
 
-    def pid(self) -> int:
-        """The executor's process; waits until there is one."""
+    def pid(self, name: str = "executor") -> int:
+        """The process of that name; waits until there is one."""
         supervisord = self._supervisord
         assert supervisord is not None
         children = Path(f"/proc/{supervisord.pid}/task/{supervisord.pid}/children")
@@ -87,11 +110,11 @@ class ExecutorAlone:
             for child in children.read_text().split():
                 with suppress(OSError):
                     line = Path(f"/proc/{child}/cmdline").read_bytes()
-                    if b"procs.executor" in line:
+                    if f"procs.{name}".encode() in line:
                         return int(child)
             return 0
 
-        return self.wait(find, "the executor's process")
+        return self.wait(find, f"{name}'s process")
 
     def kill(self) -> int:
         """SIGKILL the executor; its old pid."""
@@ -104,8 +127,22 @@ class ExecutorAlone:
             self._supervisord.terminate()
             self._supervisord.wait(30)
         self.bus.close()
+        for container in self.containers():  # of a test that failed: they keep its networks
+            self.docker.remove_container(container, force=True)
+        for network in self.networks():
+            self.docker.remove_network(network)
+        if self._namespace:
+            table = names(self.home).table  # kept while there is a bridge
+            self.beside_engine("nft", f"table inet {table} {{\n}}; delete table inet {table}")
         self.docker.close()
         remove_tree(self.home)
+
+    def beside_engine(self, *command: str) -> str:
+        """In the engine's network namespace."""
+        enter = ("nsenter", f"--net=/run/netns/{self._namespace}")
+        return subprocess.run(
+            (*enter, *command), check=True, capture_output=True, text=True
+        ).stdout
 
     # -------------------------------------------------------------- the link's side
 
@@ -164,9 +201,9 @@ class ExecutorAlone:
 
     def story(self) -> str:
         log = self.home / "log" / "executor.log"
-        err = self.home / "err.log"
         tail = log.read_text()[-4000:] if log.exists() else "no log"
-        return f"{tail}\n{err.read_text()[-2000:] if err.exists() else ''}"
+        errors = "".join(path.read_text()[-2000:] for path in self.home.glob("*.err"))
+        return f"{tail}\n{errors}"
 
     # -------------------------------------------------------------- what became of it
 
@@ -210,6 +247,14 @@ class ExecutorAlone:
         """Names of this home's containers, whatever their state."""
         label = {"label": f"hivemind.home={self.home}"}
         return [row["Names"][0] for row in self.docker.containers(all=True, filters=label)]
+
+    def networks(self) -> list[str]:
+        """Names of this home's networks."""
+        label = {"label": f"hivemind.home={self.home}"}
+        return sorted(row["Name"] for row in self.docker.networks(filters=label))
+
+    def vpn(self) -> VpnState | None:
+        return self.bus.inbox.fresh(VpnState, time.monotonic())
 
     def inspect(self, key: TaskKey) -> dict[str, Any]:
         name = f"hivemind-{key.task_id}-{key.attempt}"

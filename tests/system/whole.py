@@ -81,7 +81,8 @@ class Worker:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.home = folder / "var"
-        self._settings = {"WEB_LISTEN": f"127.0.0.1:{free_port()}", "VPN": "off", **settings}
+        page = f"127.0.0.1:{free_port()}"
+        self._settings = {"WEB_LISTEN": page, "VPN": "off", "EGRESS": "off", **settings}
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,0 +1,148 @@
+"""The firewall of task networks as nftables' text, and what must be known of the host for it.
+
+A table of our own, in front of Docker's and the owner's: a packet that it drops is dropped,
+whatever iptables says, and `iptables -F`, a restart of Docker or firewalld don't touch it. What
+it accepts, the others still judge. Bridges are matched by the beginning of their names: the
+rules are there before a bridge is. Pure: no clock, no sockets, no commands.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.egress import ANY_BRIDGE, Names
+
+BEFORE_OTHERS = -10  # Docker's, firewalld's and the owner's own filters are at 0 and later
+FALLBACK_RESOLVERS = ("1.1.1.1", "9.9.9.9")  # where the host has none that a container reaches
+CLOSED = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # carriers' NAT, and overlay networks
+    "127.0.0.0/8",
+    "169.254.0.0/16",  # link-local: clouds tell a machine's secrets at 169.254.169.254
+    "172.16.0.0/12",  # Docker's networks, other tasks'
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",  # with 255.255.255.255
+)
+TUNNELS = "wg*"  # of WireGuard, by the name that everyone gives them
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the rules must know of this host at this moment."""
+
+    resolvers: tuple[str, ...]
+    direct: tuple[str, ...] = ()  # its own addresses and the networks that it is connected to
+    tunnel: str = ""  # the interface of our own tunnel
+    index: tuple[tuple[str, int], ...] = ()  # (address, port) of the owner's package index, proxy
+
+
+def rules(names: Names, host: Host) -> str:
+    """What `nft -f` takes: replaces the table, or makes it, in one step."""
+    return "\n".join(_lines(names, host)) + "\n"
+
+
+def _lines(names: Names, host: Host) -> Iterator[str]:
+    table = f"table inet {names.table}"
+    yield from (f"{table} {{", "}", f"delete {table}", f"{table} {{")
+    yield from _closed(host)
+    yield from _chain("resolver_hole", _resolvers(host))
+    yield from _chain("index_hole", _index(host))
+    yield from _chain("input", (
+        f"type filter hook input priority {BEFORE_OTHERS}; policy accept;",
+        f'iifname "{names.task}*" goto to_host',
+        f'iifname "{names.install}*" jump index_hole',
+        f'iifname "{names.install}*" goto to_host',
+    ))  # fmt: skip
+    yield from _chain("forward", (
+        f"type filter hook forward priority {BEFORE_OTHERS}; policy accept;",
+        f'iifname "{names.task}*" goto outward',
+        f'iifname "{names.install}*" jump index_hole',
+        f'iifname "{names.install}*" goto outward',
+        f'oifname "{names.task}*" goto inward',
+        f'oifname "{names.install}*" goto inward',
+    ))  # fmt: skip
+    yield from _chain("to_host", ("jump resolver_hole", "drop"))
+    yield from _chain("outward", _outward(host))
+    yield from _chain("inward", ("ct state established,related accept", "drop"))
+    yield "}"
+
+
+def _chain(name: str, lines: Iterable[str]) -> Iterator[str]:
+    yield f"  chain {name} {{"
+    yield from (f"    {line}" for line in lines)
+    yield "  }"
+
+
+def _closed(host: Host) -> Iterator[str]:
+    yield "  set closed {"
+    yield "    type ipv4_addr; flags interval; auto-merge"
+    yield f"    elements = {{ {', '.join((*CLOSED, *host.direct))} }}"
+    yield "  }"
+
+
+def _resolvers(host: Host) -> Iterator[str]:
+    if host.resolvers:
+        addresses = ", ".join(host.resolvers)
+        yield f"ip daddr {{ {addresses} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
+
+
+def _index(host: Host) -> Iterator[str]:
+    for address, port in host.index:
+        yield f"ip daddr {address} tcp dport {port} accept"
+
+
+def _outward(host: Host) -> Iterator[str]:
+    yield "meta nfproto != ipv4 drop"
+    yield "jump resolver_hole"
+    yield "ip daddr @closed drop"
+    yield f'oifname "{ANY_BRIDGE}*" drop'
+    yield f'oifname "{TUNNELS}" drop'
+    if host.tunnel:
+        yield f'oifname "{host.tunnel}" drop'
+
+
+# ------------------------------------------------------------------ what the host says
+
+
+def direct(routes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Its own addresses and what it reaches without a gateway, of `ip -j -4 route show table all`.
+    Whatever range a LAN has, it is a LAN."""
+    found = {
+        ipaddress.IPv4Network(route["dst"], strict=False)
+        for route in routes
+        if route.get("type", "unicast") in ("unicast", "local", "broadcast")
+        and not {"gateway", "via", "nexthops"} & route.keys()
+        and route["dst"] not in ("default", "0.0.0.0/0")
+        and not str(route.get("dev", "")).startswith(ANY_BRIDGE)
+    }
+    return tuple(str(network) for network in ipaddress.collapse_addresses(found))
+
+
+def resolvers(chosen: tuple[str, ...], resolv_conf: str, systemd: str) -> tuple[str, ...]:
+    """Those that tasks are given: the owner's choice, else the host's, where one that only the
+    host reaches stands for systemd's own; IPv6 is closed to tasks."""
+    found = chosen or tuple(_nameservers(resolv_conf))
+    if any(_only_here(address) for address in found):
+        found = (*found, *_nameservers(systemd))
+    usable = tuple(dict.fromkeys(a for a in found if not _only_here(a)))
+    return usable or FALLBACK_RESOLVERS
+
+
+def _nameservers(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver":
+            try:
+                yield str(ipaddress.IPv4Address(words[1]))
+            except ValueError:
+                continue
+
+
+def _only_here(address: str) -> bool:
+    parsed = ipaddress.IPv4Address(address)
+    return parsed.is_loopback or parsed.is_unspecified

@@ -1,0 +1,110 @@
+"""The edges to the kernel's networking: the commands nft and ip, and the bells of netlink.
+
+All of it blocks for milliseconds, or for as long as a sick machine likes: never in the loop,
+but for `Bell`, which only empties a socket.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from typing import Any
+
+COMMAND_S = 10.0  # a call takes milliseconds; past this the machine is sick
+PLACES = ":/usr/sbin:/sbin"  # where Debian keeps both, and a user's PATH has not
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12  # <linux/netlink.h>
+ROUTES_CHANGED = 0x10 | 0x40  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+TABLES_CHANGED = 1 << 6  # NFNLGRP_NFTABLES, the seventh group
+BELL_BYTES = 65536
+
+
+class NftError(Exception):
+    """The rules can't be set or seen; the text says why and what to do."""
+
+
+def put(rules: str) -> None:
+    """In force, all of them, when it returns."""
+    _run("nft", "-f", "-", text=rules)
+
+
+def listing(table: str) -> str | None:
+    """The table as the kernel has it; None: it has none."""
+    try:
+        return _run("nft", "--stateless", "list", "table", "inet", table)
+    except NftError as err:
+        if "No such file or directory" in str(err):
+            return None
+        raise
+
+
+def remove(table: str) -> None:
+    """It may be gone already."""
+    _run("nft", "-f", "-", text=f"table inet {table} {{\n}}\ndelete table inet {table}\n")
+
+
+def routes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(
+        _run("ip", "-json", "-4", "route", "show", "table", "all") or "[]"
+    )
+    return found
+
+
+def _run(name: str, *arguments: str, text: str = "") -> str:
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + PLACES)
+    if path is None:
+        package = {"nft": "nftables", "ip": "iproute2"}[name]
+        raise NftError(f"the command {name} is missing: install the package {package}")
+    try:
+        done = subprocess.run(
+            (path, *arguments),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+            env={"LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise NftError(f"{name} could not be run: {err}") from err
+    if done.returncode:
+        raise NftError(_why(name, done.stderr))
+    return done.stdout
+
+
+def _why(name: str, said: str) -> str:
+    words = " ".join(said.split())[:300]
+    if "Operation not permitted" in words:
+        return f"{name} is not permitted: run the worker as root, or give vpn CAP_NET_ADMIN"
+    return f"{name} refuses: {words}"
+
+
+class Bell:
+    """A netlink socket that the kernel writes to at each change; it says only that one was."""
+
+    def __init__(self, protocol: int, groups: int, word: str = "") -> None:
+        """`word`: only changes that name it count."""
+        self._word = word.encode()
+        flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, flags, protocol)
+            self._socket.bind((0, groups))
+        except OSError as err:
+            raise NftError(f"changes can't be followed: {err}") from err
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def rang(self) -> bool:
+        """Empty it: was there a change that counts?"""
+        found = False
+        while True:
+            try:
+                found = self._word in self._socket.recv(BELL_BYTES) or found
+            except BlockingIOError:
+                return found
+            except OSError:  # ENOBUFS: more changes than it could hold
+                found = True
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,176 @@
+"""Tasks with network, on a real engine behind a real router: what they reach and what not.
+
+The vpn process runs where the engine's bridges are, in its network namespace; the internet, the
+LAN, a VPN's peer and a cloud's metadata are addresses of the router's.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from shared.egress import names
+from shared.messages import TaskPhase
+from shared.taskdir import TaskKey
+from tests.fakes.executor_alone import ExecutorAlone, task
+from tests.system.engine.private import PrivateEngine
+from tests.vpn.wires import (
+    DIRECT_HOST,
+    DIRECT_NEIGHBOUR,
+    INTERNET,
+    INTERNET6,
+    LAN_HOST,
+    LAN_NEIGHBOUR,
+    METADATA,
+    OPEN_S,
+    RESOLVER,
+    VPN_PEER,
+    Probe,
+    Wires,
+    answered,
+    listening,
+    wires,
+)  # fmt: skip
+
+pytestmark = pytest.mark.docker
+
+NAME = "internet.example"
+ASKS = """
+import json, os, socket, threading
+found = {}
+def ask(name, host, port, family):
+    try:
+        with socket.socket(family) as one:
+            one.settimeout(WAIT)
+            one.connect((host, port))
+            found[name] = one.recv(1) == b"!"
+    except OSError as err:
+        found[name] = False
+threads = [
+    threading.Thread(target=ask, args=(f"{host}:{port}", host, port, 10 if ":" in host else 2))
+    for host, port in json.loads(os.environ["ASK"])
+]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(json.dumps(found))
+"""
+LISTENS = """
+import socket
+made = socket.socket()
+made.bind(("", 80))
+made.listen()
+print("up", flush=True)
+while True:
+    with made.accept()[0] as one:
+        one.sendall(b"!")
+"""
+
+
+@pytest.fixture(scope="module")
+def world(engine: PrivateEngine) -> Iterator[tuple[ExecutorAlone, Wires]]:
+    assert engine.task_image
+    namespace = (engine.folder / "namespace").read_text().strip()
+    executor = ExecutorAlone(engine.host, namespace, EGRESS_DNS=RESOLVER)
+    with ExitStack() as stack:
+        made = stack.enter_context(wires(names(executor.home), namespace))
+        stack.enter_context(listening(made, "host", (22, 80), (67,)))
+        stack.enter_context(listening(made, "router", (80,), ()))
+        stack.enter_context(resolving(made))
+        stack.callback(executor.stop)
+        executor.start()
+        executor.wait(lambda: (vpn := executor.vpn()) and vpn.covered_bridges, "a covered bridge")
+        yield executor, made
+
+
+@contextmanager
+def resolving(made: Wires) -> Iterator[None]:
+    """A resolver that knows one address for every name."""
+
+    def bound() -> socket.socket:
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        one.bind((RESOLVER, 53))
+        return one
+
+    server = made.inside("router", bound)
+    thread = threading.Thread(target=resolve, args=(server,))
+    thread.start()
+    try:
+        yield
+    finally:
+        made.inside("router", farewell)
+        thread.join()
+        server.close()
+
+
+def farewell() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.sendto(b"", (RESOLVER, 53))
+
+
+def resolve(server: socket.socket) -> None:
+    while query := (asked := server.recvfrom(512))[0]:
+        end = query.index(b"\0", 12) + 5
+        is_a = query[end - 4 : end - 2] == b"\0\x01"
+        head = query[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0"
+        answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(INTERNET) if is_a else b""
+        server.sendto(head + query[12:end] + answer, asked[1])
+
+
+def egress(code: str, name: str, **more: Any) -> Any:
+    return task("python3", "-c", code, name=name, egress=True, **more)
+
+
+def address_of(executor: ExecutorAlone, key: TaskKey) -> tuple[str, str, str]:
+    """(its network, its address, the gateway's) of a task that runs."""
+    (name, network), *_ = executor.inspect(key)["NetworkSettings"]["Networks"].items()
+    return name, network["IPAddress"], network["Gateway"]
+
+
+def asked(
+    executor: ExecutorAlone, name: str, *targets: tuple[str, int], wait_s: float
+) -> dict[str, bool]:
+    code = ASKS.replace("WAIT", str(wait_s))
+    key = executor.assign(egress(code, name, environment={"ASK": json.dumps(targets)}))
+    report = executor.wait_report(key)
+    assert report.phase is TaskPhase.SUCCEEDED, (report, executor.output(key, 2))
+    found: dict[str, bool] = json.loads(executor.output(key))
+    executor.wait_released(key)
+    return found
+
+
+def test_a_task_reaches_the_internet_by_address_and_by_name(
+    world: tuple[ExecutorAlone, Wires],
+) -> None:
+    executor, _ = world
+    found = asked(executor, "out", (INTERNET, 80), (NAME, 80), wait_s=OPEN_S)
+    assert found == {f"{INTERNET}:80": True, f"{NAME}:80": True}
+
+
+def test_it_reaches_nothing_else_and_nobody_reaches_it(world: tuple[ExecutorAlone, Wires]) -> None:
+    executor, made = world
+    other = executor.assign(egress(LISTENS, "other"))
+    executor.wait(lambda: b"up" in executor.output(other), "the other task is up")
+    network, neighbour, gateway = address_of(executor, other)
+    link_local = made.run("host", "ip", "-6", "-o", "addr", "show", "dev", network, "scope", "link")
+    assert "fe80:" in link_local
+    closed = [
+        (host, port)
+        for host in (
+            gateway, LAN_HOST, DIRECT_HOST, LAN_NEIGHBOUR, DIRECT_NEIGHBOUR, METADATA, RESOLVER,
+            VPN_PEER, "192.0.2.9", neighbour, "fd77::1", "fd77::2", INTERNET6,
+            link_local.split("inet6 ")[1].split("/")[0],
+        )
+        for port in (22, 80)
+    ]  # fmt: skip
+    found = asked(executor, "hostile", *closed, (INTERNET, 80), wait_s=2.0)
+    assert [name for name, open_ in found.items() if open_] == [f"{INTERNET}:80"]
+    made.run("router", "ip", "route", "add", f"{neighbour}/32", "via", LAN_HOST)
+    inward = [Probe("router", "tcp", neighbour, 80, source) for source in (LAN_NEIGHBOUR, INTERNET)]
+    assert answered(made, inward, 1.0) == set()
+    executor.cancel(other)
+    executor.wait_report(other)
+    executor.wait_released(other)

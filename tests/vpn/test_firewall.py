@@ -1,0 +1,186 @@
+"""The rules in a kernel: who reaches whom through them, and that no line of them is idle."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from procs.vpn.firewall import CLOSED as RANGES
+from procs.vpn.firewall import FALLBACK_RESOLVERS, Host, direct, resolvers, rules
+from shared.egress import Names
+from tests.vpn.wires import (
+    CLOSED_S,
+    DIRECT_HOST,
+    DIRECT_NEIGHBOUR,
+    INTERNET,
+    INTERNET6,
+    LAN_HOST,
+    LAN_NEIGHBOUR,
+    METADATA,
+    OPEN_S,
+    RESOLVER,
+    VPN_PEER,
+    Probe,
+    Wires,
+    answered,
+    listening,
+    wires,
+)  # fmt: skip
+
+NAMES = Names("123456")
+HOST = Host(
+    resolvers=(RESOLVER, LAN_HOST),
+    direct=("192.168.77.0/24", "198.51.100.0/24"),
+    tunnel="hmtun",
+    index=((LAN_NEIGHBOUR, 8081), (LAN_HOST, 8081)),
+)
+OPEN = (
+    Probe("task", "tcp", INTERNET, 80),
+    Probe("task", "udp", RESOLVER, 53),
+    Probe("task", "tcp", RESOLVER, 53),
+    Probe("task", "udp", LAN_HOST, 53),
+    Probe("install", "tcp", INTERNET, 80),
+    Probe("install", "udp", RESOLVER, 53),
+    Probe("install", "udp", LAN_HOST, 53),
+    Probe("install", "tcp", LAN_NEIGHBOUR, 8081),
+    Probe("install", "tcp", LAN_HOST, 8081),
+)
+CLOSED = (
+    Probe("task", "tcp", "203.0.114.1", 80),
+    Probe("task", "udp", "203.0.114.1", 53),
+    Probe("task", "udp", "255.255.255.255", 67),
+    Probe("task", "tcp", LAN_HOST, 80),
+    Probe("task", "tcp", LAN_HOST, 8081),
+    Probe("task", "tcp", DIRECT_HOST, 80),
+    Probe("task", "tcp", LAN_NEIGHBOUR, 80),
+    Probe("task", "tcp", LAN_NEIGHBOUR, 8081),
+    Probe("task", "tcp", DIRECT_NEIGHBOUR, 80),
+    Probe("task", "tcp", METADATA, 80),
+    Probe("task", "tcp", RESOLVER, 80),
+    Probe("task", "tcp", VPN_PEER, 80),
+    Probe("task", "tcp", "192.0.2.9", 80),
+    Probe("task", "tcp", "192.0.3.9", 80),
+    Probe("task", "tcp", "203.0.115.2", 80),
+    Probe("task", "tcp", "fe80::1%eth0", 80),
+    Probe("task", "tcp", "fd30:114::1", 80),
+    Probe("task", "tcp", "fd77::1", 80),
+    Probe("task", "tcp", INTERNET6, 80),
+    Probe("install", "tcp", "172.30.2.1", 80),
+    Probe("install", "tcp", LAN_NEIGHBOUR, 80),
+    Probe("router", "tcp", "203.0.114.2", 80),
+    Probe("router", "tcp", "203.0.114.2", 80, INTERNET),
+    Probe("router", "tcp", "172.30.2.2", 80, INTERNET),
+    Probe("router", "tcp", "fd30:114::2", 80),
+)
+TEXT = rules(NAMES, HOST)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Wires]:
+    with wires(NAMES) as made, ExitStack() as stack:
+        stack.enter_context(listening(made, "host", (80, 8081), (53, 67)))
+        stack.enter_context(listening(made, "router", (53, 80, 8081), (53,)))
+        for space in ("task", "neighbour", "install"):
+            stack.enter_context(listening(made, space, (80,), ()))
+        yield made
+
+
+def put(world: Wires, text: str) -> None:
+    world.run("host", "nft", "-f", "-", text=text)
+
+
+def test_without_the_rules_all_of_it_is_open(world: Wires) -> None:
+    put(world, "flush ruleset")
+    assert answered(world, (*OPEN, *CLOSED), OPEN_S) == {*OPEN, *CLOSED}
+
+
+def test_with_them_only_what_should_be(world: Wires) -> None:
+    put(world, TEXT)
+    assert answered(world, OPEN, OPEN_S) == {*OPEN}
+    assert answered(world, CLOSED, CLOSED_S) == set()
+
+
+def lines_with(*words: str) -> list[int]:
+    return [n for n, line in enumerate(TEXT.splitlines()) if set(words) & set(line.split())]
+
+
+def without(number: int) -> str:
+    lines = TEXT.splitlines()
+    return "\n".join(lines[:number] + lines[number + 1 :]) + "\n"
+
+
+def shown(number: int) -> str:
+    return TEXT.splitlines()[number].strip()
+
+
+@pytest.mark.parametrize("number", lines_with("drop", "goto"), ids=shown)
+def test_without_any_line_that_closes_something_is_open(world: Wires, number: int) -> None:
+    put(world, without(number))
+    assert answered(world, CLOSED, OPEN_S, enough=bool)
+
+
+@pytest.mark.parametrize("number", lines_with("accept", "jump"), ids=shown)
+def test_without_any_line_that_opens_something_is_closed(world: Wires, number: int) -> None:
+    put(world, without(number))
+    assert answered(world, OPEN, CLOSED_S) != {*OPEN}
+
+
+# ------------------------------------------------------------------ what the host says
+
+UPLINK = {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0", "flags": []}
+DIALLED = {"dst": "default", "dev": "ppp0", "scope": "link"}
+LAN = {"dst": "192.0.2.0/24", "dev": "eth0", "scope": "link", "prefsrc": "192.0.2.2"}
+OWN = {"type": "local", "dst": "192.0.2.2", "dev": "eth0", "table": "local"}
+
+
+@pytest.mark.parametrize(
+    ("routes", "found"),
+    [
+        pytest.param([UPLINK, LAN, OWN], ("192.0.2.0/24",), id="a LAN, whatever its range"),
+        pytest.param([DIALLED, OWN], ("192.0.2.2/32",), id="the way to the internet is no LAN"),
+        pytest.param([LAN | {"gateway": "192.0.2.1"}], (), id="beyond a gateway"),
+        pytest.param([LAN | {"via": {"host": "fe80::1"}}], (), id="beyond one of IPv6"),
+        pytest.param([LAN | {"nexthops": []}], (), id="beyond several"),
+        pytest.param([LAN | {"type": "blackhole"}], (), id="nowhere"),
+        pytest.param([LAN | {"dev": "hm-eg12345600"}], (), id="a task's bridge: by its name"),
+        pytest.param([LAN | {"table": "51820", "dev": "wg0"}], ("192.0.2.0/24",), id="a tunnel's"),
+    ],
+)
+def test_what_the_host_is_connected_to(
+    routes: list[dict[str, object]], found: tuple[str, ...]
+) -> None:
+    assert direct(routes) == found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "etc", "systemd", "found"),
+    [
+        pytest.param(("8.8.8.8",), "nameserver 10.0.0.1", "", ("8.8.8.8",), id="the owner's"),
+        pytest.param(
+            (), "# x\nsearch a\nnameserver 10.0.0.1\nnameserver  10.0.0.2 # y", "",
+            ("10.0.0.1", "10.0.0.2"), id="the host's",
+        ),
+        pytest.param(
+            (), "nameserver 127.0.0.53", "nameserver 192.168.1.1\nnameserver fe80::1%2",
+            ("192.168.1.1",), id="systemd's stub",
+        ),
+        pytest.param(
+            (), "nameserver 127.0.0.1\nnameserver 9.9.9.9", "", ("9.9.9.9",), id="one of two"
+        ),
+        pytest.param((), "nameserver ::1\nnameserver 0.0.0.0", "", FALLBACK_RESOLVERS, id="none"),
+        pytest.param((), "nameserver\nnameserver x", "", FALLBACK_RESOLVERS, id="garbage"),
+        pytest.param(
+            (), "nameserver 9.9.9.9\nnameserver 9.9.9.9", "", ("9.9.9.9",), id="one twice"
+        ),
+    ],
+)  # fmt: skip
+def test_the_resolvers_that_tasks_are_given(
+    chosen: tuple[str, ...], etc: str, systemd: str, found: tuple[str, ...]
+) -> None:
+    assert resolvers(chosen, etc, systemd) == found
+
+
+def test_every_closed_range_is_in_the_rules() -> None:
+    assert all(network in TEXT for network in (*RANGES, *HOST.direct))
+    for documented in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"):
+        assert documented not in RANGES
