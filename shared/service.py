@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -97,6 +98,7 @@ def begin(
         return _refuse(name, err)
     log = logging.getLogger(name)
     try:
+        leave_no_core()
         drop_privileges(capabilities)
         die_with_supervisord()
         os.umask(0o007)
@@ -247,6 +249,14 @@ def drop_privileges(keep: frozenset[str]) -> None:
     data[1].effective = data[1].permitted = 0
     data[0].inheritable = data[1].inheritable = 0
     _check(libc.capset(ctypes.byref(header), ctypes.byref(data)), "set the capabilities")
+
+
+def leave_no_core() -> None:
+    """It would hold the secrets of tasks. 1, not 0: for the kernel that means not into the pipe
+    of a core_pattern either."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if most == resource.RLIM_INFINITY or most > 0 else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def die_with_supervisord() -> None:

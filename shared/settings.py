@@ -51,6 +51,7 @@ class Settings:
     web_port: int
     web_token: str = field(repr=False)
     gpu_sets: str
+    debug_retention_h: float
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def _seconds(raw: str) -> float:
     value = _number(raw)
     if not 1 <= value <= 86400:
         raise ValueError("must be between 1 and 86400 seconds")
+    return value
+
+
+def _hours(raw: str) -> float:
+    value = _number(raw)
+    if value > 8760:
+        raise ValueError("must be at most 8760 hours, a year")
     return value
 
 
@@ -238,6 +246,10 @@ SETTINGS = (
     Setting("WEB_LISTEN", "web", "127.0.0.1:5001", split_address, "where the page is served"),
     Setting("WEB_TOKEN", "web_token", "", _text, "needed where the page is not on loopback"),
     Setting("GPU_SETS", "gpu_sets", "", _text, "GPU sets, such as 0,1;2,3; empty: all in one"),
+    Setting(
+        "DEBUG_RETENTION", "debug_retention_h", "24", _hours,
+        "hours for which what is left of a failed task is kept; 0: not at all",
+    ),
 )  # fmt: skip
 LOCATING = ("HIVEMIND_HOME", "HIVEMIND_CONFIG")  # where the rest is found: environment only
 NAMES = frozenset(s.name for s in SETTINGS)

@@ -18,6 +18,7 @@ from procs.executor import core, prepare, quota, wants
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.bells import Bells
 from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
+from procs.executor.debug import Debug
 from procs.executor.engine import DockerEngine, Engine
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
@@ -33,7 +34,7 @@ from procs.executor.work import Work, boot_id, guarded, read_run
 from shared import messages, sentences, service, taskdir
 from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant, VpnState
 from shared.sentences import Said
-from shared.taskdir import TASKS, TaskKey
+from shared.taskdir import DEBUG, TASKS, TaskKey
 
 log = logging.getLogger("executor")
 
@@ -63,7 +64,8 @@ class Executor:
         keeper = ensure_keeper(context.home / "lib")
         self._egress = Egress(engine, context.settings)
         runtime, networks = context.settings.sandbox, self._egress.tasks
-        self._work = Work(engine, context.home, keeper, runtime, networks)
+        self._debug = Debug(context.home, context.settings.debug_retention_h)
+        self._work = Work(engine, context.home, keeper, runtime, networks, self._debug)
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._pulls = Pulls(engine)
         self._watch = Watch(engine, str(context.home))
@@ -89,6 +91,8 @@ class Executor:
         self._watch.beat(now_s, idle=not self._attempts)
         if self._watch.about and self._egress.lacks_one(now_s):
             self._jobs.submit("network", self._egress.ensure)
+        if now_s >= self._debug.due_s and not self._jobs.is_busy(DEBUG):
+            self._jobs.submit(DEBUG, self._work.trim_debug)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)

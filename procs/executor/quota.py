@@ -62,6 +62,8 @@ class Grant:
     disk_bytes: int
     processes: int
     network: str = ""  # the bridge that is its own until it is cleaned away; "": none
+    image_digest: str = ""  # noted beside it, for the report of a later life
+    pull_s: float = 0.0
 
 
 def grant(spec: Spec, most: Capacity) -> Grant:

@@ -86,6 +86,8 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
     directory = attempt.directory
     attempt.enter(TaskPhase.ACCEPTED, attempt.spec.accepted_unix_s)
     attempt.grant = read_grant(directory)
+    if attempt.grant is not None:
+        attempt.image_digest, attempt.pull_s = attempt.grant.image_digest, attempt.grant.pull_s
     attempt.report = _report(attempt)
     if attempt.report is not None:
         attempt.phases = attempt.report.phases

@@ -112,7 +112,7 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
         "PidsLimit": grant.processes + KEEPER_EXTRA_PIDS,
         "OomScoreAdj": OOM_SCORE_ADJ,
         "Ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},  # a core dump would hold secrets
+            {"Name": "core", "Soft": 1, "Hard": 1},  # it would hold secrets; 1: no pipe either
             {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
         ],
         "ShmSize": min(64 * MIB, memory // 2),

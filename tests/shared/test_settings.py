@@ -57,6 +57,7 @@ TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
     ("WEB_LISTEN", "web_port", 5001, [("127.0.0.1:1", 1), ("localhost:2", 2), ("[::1]:0", 0)]),
     ("WEB_TOKEN", "web_token", "", [("a", "a"), ("b", "b"), ("c", "c")]),
     ("GPU_SETS", "gpu_sets", "", [("0", "0"), ("0;1", "0;1"), ("0,1;2", "0,1;2")]),
+    ("DEBUG_RETENTION", "debug_retention_h", 24.0, [("0", 0.0), ("0.5", 0.5), ("8760", 8760.0)]),
 ]  # fmt: skip
 ROWS = [pytest.param(*row, id=row[0]) for row in TABLE]
 
@@ -193,6 +194,8 @@ PATTERN = "which is not a pattern such as python, debian:1? or ghcr.io/acme/**"
         ("RESERVED_MEMORY", "-1g", SIZE),
         ("RESERVED_MEMORY", "9" * 400, SIZE),
         ("EGRESS", "yes", "must be on or off"),
+        ("DEBUG_RETENTION", "1d", NUMBER),
+        ("DEBUG_RETENTION", "9000", "must be at most 8760 hours, a year"),
         ("SANDBOX", "chroot", "must be runc or runsc"),
         ("TASK_LISTEN", "0.0.0.0:1", "must be vpn:PORT or a loopback address with its port"),
         ("TASK_LISTEN", "vpn", ADDRESS),
