@@ -8,6 +8,7 @@ never runs. `start` lies in `claim/` alone: it holds the secrets, and the keeper
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,11 @@ FALLOC_FL_KEEP_SIZE = 1
 NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)  # then the end is written if there is room
 
 
+_settling = threading.Lock()  # two that settle at once would take it from each other
+
+
 class AlreadyRanError(Exception):
-    """The attempt's record is not empty: it ran, and must not run again."""
+    """The attempt's record or log is not empty: it ran, and must not run again."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ class Start:
 def write_claim(task_dir: Path, start: Start, uid: int, gid: int) -> None:
     """New `log`, `run` and `claim/` for the task's user, durable. Only for an attempt that never
     ran and whose container is gone: the keeper of an older claim must not be alive."""
-    if _size(task_dir / RUN):
-        raise AlreadyRanError(f"{task_dir / RUN} is not empty")
+    for name in (RUN, LOG):
+        if _size(task_dir / name):
+            raise AlreadyRanError(f"{task_dir / name} is not empty")
     claim = task_dir / CLAIM
     remove_tree(claim)
     for name, room in ((RUN, RUN_BYTES), (LOG, 0)):
@@ -84,6 +89,11 @@ def settle(task_dir: Path) -> bool:
     """True: the command never ran and never will. False: a keeper has claimed it, wait for its
     word or its death. What is taken is looked at afterwards: the command could have put a file
     of its own there."""
+    with _settling:
+        return _take_back(task_dir)
+
+
+def _take_back(task_dir: Path) -> bool:
     claim, taken = task_dir / CLAIM, task_dir / SETTLED
     remove_tree(taken)
     try:

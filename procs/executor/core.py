@@ -102,7 +102,7 @@ IGNORED: frozenset[tuple[Step, Event]] = frozenset(
     + [(step, event) for step in _LATE for event in (Event.STARTED, Event.ENDED, Event.LOST)]
     + [  # the answer of a call that was under way when something else decided
         (step, event)
-        for step in (Step.COLLECTING,)
+        for step in (Step.COLLECTING, Step.DONE, Step.CLEANED)
         for event in (
             Event.PREPARED,
             Event.PREPARE_FAILED,
@@ -110,6 +110,7 @@ IGNORED: frozenset[tuple[Step, Event]] = frozenset(
             Event.ENGINE_LOST,
             Event.NEVER_RAN,
         )
+        if (step, event) not in MOVES
     ]
     + [(Step.RUNNING, Event.ENGINE_LOST)]
     + [(step, Event.UNWANTED) for step in Step if step is not Step.CLEANED]

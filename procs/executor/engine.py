@@ -26,6 +26,7 @@ from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
 from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
+SIGNAL_S = 10  # past this it is sent through the kernel
 UNIX = "unix://"
 BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a network's interface
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
@@ -151,6 +152,7 @@ class DockerEngine:
         self._host = host
         self._client: docker.APIClient | None = None
         self._pinger: docker.APIClient | None = None
+        self._signaller: docker.APIClient | None = None
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
@@ -216,7 +218,11 @@ class DockerEngine:
 
     def signal(self, container: str, signal: str) -> None:
         with _translated():
-            self._api().kill(container, signal)
+            if self._signaller is None:
+                self._signaller = docker.APIClient(
+                    base_url=self._host, version="auto", timeout=SIGNAL_S
+                )
+            self._signaller.kill(container, signal)
 
     def remove(self, container: str) -> None:
         """Remove it, running or not; one that is not there is removed already."""

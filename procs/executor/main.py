@@ -48,6 +48,7 @@ APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three pro
 TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
+END = "end"  # the lane beside an attempt's own
 DISK_LOOK_FACTOR = 100  # a look at the disk may cost a hundredth of the time …
 DISK_LOOK_LEAST_S, DISK_LOOK_MOST_S = 0.5, 5.0  # … within these bounds
 
@@ -204,21 +205,38 @@ class Executor:
         work: dict[Instruction, Callable[[Attempt], Outcome]] = {
             Instruction.PREPARE: self._work.prepare,
             Instruction.START: self._work.start,
-            Instruction.STOP: self._work.stop,
             Instruction.COLLECT: self._work.collect,
             Instruction.CLEAN: self._work.clean,
         }
         if instruction is Instruction.STOP:
             attempt.stop_stage = 1
             attempt.stop_due_s = time.monotonic() + attempt.spec.stop_grace_s
-        self._submit(attempt, work[instruction])
+            self._end(attempt, self._work.stop)
+        elif instruction is Instruction.COLLECT and self._is_called_off(attempt):
+            self._end(attempt, self._work.call_off)
+        else:
+            self._submit(attempt, work[instruction])
 
     def _submit(self, attempt: Attempt, job: Callable[[Attempt], Outcome]) -> None:
         self._jobs.submit(attempt.key, partial(guarded, job, attempt))
 
+    def _end(self, attempt: Attempt, job: Callable[[Attempt], Outcome]) -> None:
+        """What ends it never waits for another call of it that may hang in the engine."""
+        lane = (attempt.key, END) if self._jobs.is_busy(attempt.key) else attempt.key
+        self._jobs.submit(lane, partial(guarded, job, attempt))
+
+    def _is_called_off(self, attempt: Attempt) -> bool:
+        """It never ran and never will: no start was asked, or it was settled."""
+        is_stopped = attempt.stop is not None and attempt.record.started is None
+        return is_stopped and self._jobs.is_busy(attempt.key)
+
+    def _is_busy(self, attempt: Attempt) -> bool:
+        return any(self._jobs.is_busy(lane) for lane in (attempt.key, (attempt.key, END)))
+
     def _finish(self, lane: object, outcome: Outcome, now_s: float) -> None:
         """A job has ended: keep what it learned, then move."""
-        attempt = self._attempts.get(lane) if isinstance(lane, TaskKey) else None
+        key = lane[0] if isinstance(lane, tuple) and END in lane else lane
+        attempt = self._attempts.get(key) if isinstance(key, TaskKey) else None
         if attempt is None:
             return
         attempt.lane_idle_since_s = now_s
@@ -344,14 +362,14 @@ class Executor:
         """What time asks of one attempt."""
         if attempt.waits(Wait.INPUTS):
             self._look_for_inputs(attempt)
-        if attempt.step is Step.COLLECTING and not self._jobs.is_busy(attempt.key):
+        if attempt.step is Step.COLLECTING and not self._is_busy(attempt):
             if now_s < attempt.retry_at_s:
                 return
             self._perform(attempt, Instruction.COLLECT)  # the one before found no room
         if attempt.step not in ALIVE:
             return
         started = attempt.record.started
-        if started is not None:
+        if started is not None and self._is_of_this_boot(started):
             ran_s = now_s - started.monotonic_ns / 1e9
             if not started.boot_id:  # gVisor's monotonic clock is not the host's
                 ran_s = time.time() - started.unix_ns / 1e9
@@ -367,9 +385,8 @@ class Executor:
         """Its grace is over: the keeper's hard stop, then SIGKILL."""
         attempt.stop_due_s = now_s + HARD_STOP_S
         first, attempt.stop_stage = attempt.stop_stage == 1, 2
-        self._submit(
-            attempt, partial(self._work.signal, name="SIGPWR") if first else self._work.kill
-        )
+        hard = partial(self._work.signal, name="SIGPWR")
+        self._end(attempt, hard if first else self._work.kill)
 
     def _look_for_inputs(self, attempt: Attempt) -> None:
         if self._jobs.is_busy(attempt.key):
@@ -417,7 +434,8 @@ class Executor:
         log.warning(
             "the container engine %s", "is there" if is_there else f"is away: {news.detail}"
         )
-        self._engine_was_there, self._changed = is_there, True
+        self._engine_was_there = self._work.engine_is_there = is_there
+        self._changed = True
         for attempt in self._attempts.values():
             if not is_there and attempt.step in ALIVE:
                 attempt.engine_lapsed = True
@@ -430,7 +448,7 @@ class Executor:
             if found is not None:
                 attempt.container_id = attempt.container_id or found.container_id
                 attempt.may_have_container = True
-            if self._jobs.is_busy(attempt.key) or attempt.lane_idle_since_s >= listed.began_s:
+            if self._is_busy(attempt) or attempt.lane_idle_since_s >= listed.began_s:
                 continue  # the list is older than what was done since
             if attempt.step in ALIVE and (found is None or found.state in _ENDED_STATES):
                 self._submit(attempt, partial(self._work.autopsy, present=found is not None))
@@ -439,11 +457,18 @@ class Executor:
             elif attempt.step is Step.DONE:
                 self._perform(attempt, Instruction.CLEAN)
         for one in listed.seen:
-            if one.key not in self._attempts and _has_ended(self._tasks, one.key):
+            if self._is_leftover(one.key):
                 self._remove_leftover(one.container_id)
 
+    def _is_leftover(self, key: TaskKey) -> bool:
+        """Of a life that was killed, or of a call that took effect late."""
+        held = self._attempts.get(key)
+        if held is not None:
+            return held.step is Step.CLEANED
+        return _has_ended(self._tasks, key)
+
     def _remove_leftover(self, container: str) -> None:
-        """Of a life that was killed: the directories prove that it ended."""
+        """The directories prove that it ended."""
         if not self._jobs.is_busy(container):
             self._jobs.submit(container, partial(self._work.remove_leftover, container))
 
@@ -463,7 +488,8 @@ def _learn(attempt: Attempt, outcome: Outcome) -> None:
     attempt.failure = outcome.failure or attempt.failure
     attempt.loss = outcome.loss or attempt.loss
     attempt.report = outcome.report or attempt.report
-    attempt.may_have_container = attempt.may_have_container or outcome.event is Event.PREPARED
+    if outcome.event in (Event.PREPARED, Event.ENGINE_LOST):  # it may be made yet
+        attempt.may_have_container = True
 
 
 def _has_ended(tasks: Path, key: TaskKey) -> bool:

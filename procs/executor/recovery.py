@@ -10,6 +10,7 @@ from pathlib import Path
 from procs.executor.attempt import Attempt
 from procs.executor.claim import settle
 from procs.executor.core import Step
+from procs.executor.made import read_made
 from procs.executor.work import read_grant, read_run, read_stop
 from shared import sentences
 from shared.messages import PhaseAt, TaskPhase
@@ -98,16 +99,27 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
     attempt.record = read_run(directory)
     has_claim = (directory / CLAIM).exists()
     attempt.may_have_container = has_claim or attempt.record.started is not None
+    _remember_container(attempt)
     if attempt.record.started is not None or attempt.record.failed_errno is not None:
         attempt.step = Step.STARTING
     elif has_claim and not _never_ran(directory):
         attempt.step = Step.STARTING  # a keeper has it: its word, or its death, will come
     else:
+        if any(p.phase is TaskPhase.RUNNING for p in attempt.phases):
+            attempt.failure = sentences.RAN_BEFORE.say(words="its history says so")
         if attempt.stop is not None or attempt.failure is not None:
             attempt.step = Step.COLLECTING  # it never ran, and must not
         return
     if attempt.stop is not None:
         attempt.step = Step.STOPPING
+
+
+def _remember_container(attempt: Attempt) -> None:
+    made = read_made(attempt.directory)
+    if made is not None:
+        attempt.may_have_container = True
+        attempt.container_id, attempt.image_digest = made.container_id, made.image_digest
+        attempt.stop_signal, attempt.pull_s = made.stop_signal, made.pull_s
 
 
 def _never_ran(directory: Path) -> bool:

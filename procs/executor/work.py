@@ -27,6 +27,7 @@ from procs.executor.engine import (
     EngineRefusedError,
     NotThereError,
 )
+from procs.executor.made import MADE, Made, write_made
 from procs.executor.networks import NO_NETWORK, NetworkError, Networks, NetworkWaitError, Taken
 from procs.executor.prepare import BLOBS, InputError, lay_out, missing
 from procs.executor.quota import Grant
@@ -47,6 +48,7 @@ from shared.files import remove_tree, write_atomic
 from shared.messages import TaskPhase
 from shared.sentences import Said
 from shared.taskdir import (
+    ARCHIVE,
     CLAIM,
     INPUT,
     OUTPUT,
@@ -64,6 +66,7 @@ STOP = "stop"  # in the attempt's directory: that we told it to end, and why
 MOST_REFUSALS = 3  # a start that the engine refuses so often is the node's fault
 GRANT = "grant"  # what it was given: a later life may know less of the node's quota
 MOST_RECORD_BYTES = 65536
+_ASIDE = tuple(f".{name}.new" for name in (GRANT, STOP, REPORT, ARCHIVE))  # a kill leaves these
 
 
 def boot_id() -> str:
@@ -119,6 +122,7 @@ class Work:
         self._runtime = runtime
         self._debug = debug
         self.node_id = ""
+        self.engine_is_there = False  # as the loop knows it
 
     # -------------------------------------------------------------- prepare
 
@@ -145,6 +149,9 @@ class Work:
         except EngineAwayError as err:
             return Outcome(Event.ENGINE_LOST, detail=str(err))
         except EngineRefusedError as err:
+            gone = self._image(attempt)  # someone may have removed it meanwhile
+            if isinstance(gone, Outcome):
+                return gone
             return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
         except AlreadyRanError as err:
             return _failed(sentences.RAN_BEFORE.say(words=err))
@@ -196,12 +203,19 @@ class Work:
         if attempt.may_have_container:
             self._engine.remove(container_name(attempt.key))
         body = container(place, image, granted, self._runtime, resolvers)
-        return Outcome(
-            Event.PREPARED,
-            grant=granted,
+        made = Made(
             container_id=self._create(attempt, body, start),
             image_digest=image.digest,
             stop_signal=image.stop_signal or "SIGTERM",
+            pull_s=attempt.pull_s,
+        )
+        write_made(attempt.directory, made)
+        return Outcome(
+            Event.PREPARED,
+            grant=granted,
+            container_id=made.container_id,
+            image_digest=made.image_digest,
+            stop_signal=made.stop_signal,
         )
 
     def _make_output(self, output: Path) -> None:
@@ -281,10 +295,13 @@ class Work:
 
     def signal(self, attempt: Attempt, name: str) -> Outcome:
         """Through the engine or, where it is away or has lost the container, the kernel."""
+        which = cgroup.number(name)
+        if not self.engine_is_there and cgroup.signal_keeper(attempt.container_id, which):
+            return Outcome()
         try:
             self._engine.signal(attempt.container, name)
         except (EngineAwayError, EngineRefusedError) as err:
-            if not cgroup.signal_keeper(attempt.container_id, cgroup.number(name)):
+            if not cgroup.signal_keeper(attempt.container_id, which):
                 return Outcome(detail=f"{name} could not be sent: {err}")
         return Outcome()
 
@@ -348,8 +365,21 @@ class Work:
             engine_lapsed=attempt.engine_lapsed,
         )  # fmt: skip
         packed, verdict = self._pack(attempt, record, verdict)
+        return self._close(attempt, record, verdict, packed)
+
+    def call_off(self, attempt: Attempt) -> Outcome:
+        """The end of what never ran while a call for it still hangs in the engine. Its files are
+        that call's; they go after it, with the rest."""
+        _keep_stop(attempt)
+        never_ran = RunRecord(None, None, None)
+        verdict = judge(never_ran, attempt.stop, attempt.failure, attempt.loss)
+        return self._close(attempt, never_ran, verdict, Packed())
+
+    def _close(
+        self, attempt: Attempt, record: RunRecord, verdict: Verdict, packed: Packed
+    ) -> Outcome:
         report = _report(attempt, record, verdict, packed, self._runtime)
-        write_record(directory / REPORT, report)
+        write_record(attempt.directory / REPORT, report)
         return Outcome(Event.COLLECTED, report=report)
 
     def _pack(
@@ -389,7 +419,7 @@ class Work:
                 self._engine.remove(container_name(attempt.key))
         except (EngineAwayError, EngineRefusedError) as err:
             return Outcome(Event.ENGINE_LOST, detail=f"its container is not removed yet: {err}")
-        for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT):
+        for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT, SECRETS, MADE, *_ASIDE):
             remove_tree(attempt.directory / name)
         return Outcome(Event.CLEANED)
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,18 @@ def test_the_start_is_counted_strings(tmp_path: Path) -> None:
 def test_a_claim_is_made_afresh(tmp_path: Path) -> None:
     write_claim(tmp_path, START, UID, GID)
     (tmp_path / "claim" / "left").write_text("over")
-    (tmp_path / "log").write_text("old")
+    old = (tmp_path / "log").stat().st_ino
+    hold = (tmp_path / "log").open()  # so that its number is not given out again
     write_claim(tmp_path, START, UID, GID)
     assert not (tmp_path / "claim" / "left").exists()
-    assert (tmp_path / "log").read_bytes() == b""
+    assert (tmp_path / "log").stat().st_ino != old
+    hold.close()
 
 
-def test_what_ran_is_not_claimed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "log"])
+def test_what_ran_is_not_claimed_again(tmp_path: Path, name: str) -> None:
     write_claim(tmp_path, START, UID, GID)
-    (tmp_path / "run").write_text("started")
+    (tmp_path / name).write_text("started")
     with pytest.raises(AlreadyRanError):
         write_claim(tmp_path, START, UID, GID)
 
@@ -60,6 +64,13 @@ def test_a_start_is_settled_once(tmp_path: Path) -> None:
     assert settle(tmp_path) is True
     assert settle(tmp_path) is False
     assert (tmp_path / "run").exists()
+
+
+def test_of_two_that_settle_at_once_one_does(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            write_claim(tmp_path, START, UID, GID)
+            assert sorted(pool.map(settle, [tmp_path, tmp_path])) == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])

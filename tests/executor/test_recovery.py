@@ -9,6 +9,7 @@ import pytest
 from procs.executor.attempt import Attempt
 from procs.executor.claim import Start, settle, write_claim
 from procs.executor.core import Step
+from procs.executor.made import MADE, Made, write_made
 from procs.executor.quota import Grant
 from procs.executor.recovery import recover
 from procs.executor.verdict import Stop
@@ -135,6 +136,33 @@ def test_the_database_gives_only_history(tmp_path: Path) -> None:
     assert [p.phase for p in attempt.phases] == ["preparing", "accepted"]
     (bare,) = recover(tmp_path, {}, BOOT)
     assert bare.step is attempt.step
+
+
+@pytest.mark.parametrize("make", [accepted, half_claimed, claimable])
+def test_what_the_database_knows_to_have_run_is_never_begun(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Its record was deleted, or cut to nothing."""
+    (tmp_path / "t.1").mkdir()
+    make(tmp_path / "t.1")
+    ran = (PREPARED, PhaseAt(phase=TaskPhase.RUNNING, at_unix_s=3.0))
+    (attempt,) = recover(tmp_path, {KEY: ran}, BOOT)
+    assert attempt.step is Step.COLLECTING
+    assert attempt.failure is not None
+    assert "it ran, and its record" in str(attempt.failure)
+
+
+def test_what_was_made_is_remembered(tmp_path: Path) -> None:
+    (tmp_path / "t.1").mkdir()
+    started(tmp_path / "t.1")
+    made = Made(container_id="c1", image_digest="sha256:1", stop_signal="SIGINT", pull_s=2.0)
+    write_made(tmp_path / "t.1", made)
+    (attempt,) = recover(tmp_path, {}, BOOT)
+    assert (attempt.container_id, attempt.image_digest) == ("c1", "sha256:1")
+    assert (attempt.stop_signal, attempt.pull_s) == ("SIGINT", 2.0)
+    (tmp_path / "t.1" / MADE).write_bytes(b'{"container_id": "c')  # killed as it wrote
+    (attempt,) = recover(tmp_path, {}, BOOT)
+    assert attempt.container_id == ""
 
 
 def test_what_it_was_given_is_kept(tmp_path: Path) -> None:

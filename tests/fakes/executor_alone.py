@@ -65,9 +65,11 @@ class ExecutorAlone:
     With the engine's network namespace it has EGRESS, and the vpn process there.
     """
 
-    def __init__(self, docker_host: str, namespace: str = "", **settings: str) -> None:
+    def __init__(
+        self, docker_host: str, namespace: str = "", home: Path | None = None, **settings: str
+    ) -> None:
         self._namespace = namespace
-        self.home = Path(tempfile.mkdtemp(prefix="hx-", dir="/tmp"))
+        self.home = home or Path(tempfile.mkdtemp(prefix="hx-", dir="/tmp"))
         (self.home / "run" / "bus").mkdir(parents=True)
         (self.home / TASKS).mkdir()
         self._environment = {
@@ -83,7 +85,8 @@ class ExecutorAlone:
 
     # -------------------------------------------------------------- the process
 
-    def start(self) -> "ExecutorAlone":
+    def start(self, *within: str) -> "ExecutorAlone":
+        """`within`: a command that runs the one that is appended to it."""
         config = self.home / "s.conf"
         programs = {"executor": ""}
         if self._namespace:
@@ -93,7 +96,7 @@ class ExecutorAlone:
             for name, launcher in programs.items()
         ]
         config.write_text(CONFIG.format(home=self.home) + "".join(sections))
-        command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)]
+        command = [*within, sys.executable, "-m", "supervisor.supervisord", "-nc", str(config)]
         self._supervisord = subprocess.Popen(
             command, cwd=self.home, env=self._environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -122,10 +125,24 @@ class ExecutorAlone:
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def stop(self) -> None:
+    def kill_supervisord(self) -> None:
+        """SIGKILL; back when the executor has died with it."""
+        pid = self.pid()
+        assert self._supervisord is not None
+        self._supervisord.kill()
+        self._supervisord.wait(30)
+        self._supervisord = None
+        self.wait(lambda: not Path(f"/proc/{pid}/exe").exists(), "the executor's death")
+
+    def halt(self) -> None:
+        """Both processes end in order; `start` begins another life of the same home."""
         if self._supervisord is not None:
             self._supervisord.terminate()
             self._supervisord.wait(30)
+            self._supervisord = None
+
+    def stop(self) -> None:
+        self.halt()
         self.bus.close()
         for container in self.containers():  # of a test that failed: they keep its networks
             self.docker.remove_container(container, force=True)
