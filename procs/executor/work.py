@@ -149,14 +149,17 @@ class Work:
         except EngineAwayError as err:
             return Outcome(Event.ENGINE_LOST, detail=str(err))
         except EngineRefusedError as err:
-            gone = self._image(attempt)  # someone may have removed it meanwhile
-            if isinstance(gone, Outcome):
-                return gone
-            return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
+            return self._not_made(attempt, err)
         except AlreadyRanError as err:
             return _failed(sentences.RAN_BEFORE.say(words=err))
         except OSError as err:
             return _failed(sentences.DIRECTORIES_NOT_MADE.say(words=err))
+
+    def _not_made(self, attempt: Attempt, err: EngineRefusedError) -> Outcome:
+        gone = self._image(attempt)  # someone may have removed it meanwhile
+        if isinstance(gone, Outcome):
+            return gone
+        return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
         name = attempt.spec.image

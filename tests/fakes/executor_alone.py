@@ -105,23 +105,25 @@ class ExecutorAlone:
 
     def pid(self, name: str = "executor") -> int:
         """The process of that name; waits until there is one."""
-        supervisord = self._supervisord
-        assert supervisord is not None
-        children = Path(f"/proc/{supervisord.pid}/task/{supervisord.pid}/children")
+        return self.wait(lambda: self._find(name), f"{name}'s process")
 
-        def find() -> int:
-            for child in children.read_text().split():
-                with suppress(OSError):
-                    line = Path(f"/proc/{child}/cmdline").read_bytes()
-                    if f"procs.{name}".encode() in line:
-                        return int(child)
-            return 0
-
-        return self.wait(find, f"{name}'s process")
+    def _find(self, name: str = "executor") -> int:
+        assert self._supervisord is not None
+        pid = self._supervisord.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(OSError):
+                if f"procs.{name}".encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+        return 0
 
     def kill(self) -> int:
         """SIGKILL the executor; its old pid."""
-        pid = self.pid()
+        self.pid()
+        return self.kill_now()
+
+    def kill_now(self) -> int:
+        """The same, from any thread, of one that is there."""
+        pid = self._find()
         os.kill(pid, signal.SIGKILL)
         return pid
 
