@@ -86,11 +86,22 @@ class PhaseAt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What a running task uses: CPU in percent of what it was granted, memory of its cgroup."""
+    """What a running task uses: CPU in percent of what it was granted, memory of its cgroup.
+
+    Block and network bytes are those since it began; `disk_bytes` is what lies in its output,
+    at the last look. Throttled: the share of its CPU periods in which its grant ran out.
+    """
 
     cpu_pct: float = 0.0
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
+    cpu_throttled_pct: float = 0.0
+    block_read_bytes: int = 0
+    block_written_bytes: int = 0
+    network_received_bytes: int = 0
+    network_sent_bytes: int = 0
+    disk_bytes: int = 0
+    disk_limit_bytes: int = 0
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):

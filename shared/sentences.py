@@ -430,6 +430,11 @@ OUTPUT_TOO_MANY = _ended(
     "its output has over {most} files and folders",
     "let it pack them into an archive itself, or write fewer",
 )
+OUTPUT_MOVES = _ended(
+    TaskPhase.OUT_OF_DISK,
+    "it moves folders deep in its output all the time, so that its use of disk can't be told",
+    "let it move them once, or nest them less deep",
+)
 OUTPUT_PATH_TOO_LONG = _ended(
     TaskPhase.OUT_OF_DISK,
     "its output has a path of over {most} bytes, which nobody can unpack: …/{name}",

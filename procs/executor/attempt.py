@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from procs.executor.cgroup import Group, Use
 from procs.executor.core import PHASES, Event, Step, Wait
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
@@ -32,8 +33,6 @@ class Outcome:
     report: Report | None = None
     refused: bool = False
     failed: str = ""  # the job could not be done; once more, later
-    disk_bytes: int | None = None
-    too_large: Said[TaskPhase] | None = None  # so much that its use of disk can't even be counted
 
 
 @dataclass
@@ -67,9 +66,10 @@ class Attempt:
     lane_idle_since_s: float = 0.0
     memory_sum_pct: float = 0.0
     memory_samples: int = 0
-    last_cpu_ns: int | None = None
+    group: Group | None = None  # its control group, once it was found
+    keeper_pid: int = 0
+    last_use: Use | None = None
     use: TaskUse | None = None
-    disk_due_s: float = 0.0
 
     @property
     def key(self) -> TaskKey:

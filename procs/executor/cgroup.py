@@ -1,44 +1,84 @@
 """What the kernel knows of a container: its processes and use, from its control group's files.
 
-Works without the engine, on cgroup v1 and v2, with either of Docker's two drivers.
+Works without the engine, on cgroup v1 and v2, with either of Docker's two drivers, below our own
+parent (see shares.py) and wherever else the engine puts it. Reads; writes nothing.
 """
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-PLACES = ("docker/{}", "system.slice/docker-{}.scope")  # cgroupfs driver, systemd driver
+PARENT = "hivemind"  # of all tasks' groups; shared by the workers of one engine
+NAMES = ("{}", "docker-{}.scope")  # cgroupfs driver, systemd driver
+PLACES = (
+    f"{PARENT}/{{}}", f"{PARENT}.slice/docker-{{}}.scope",
+    "docker/{}", "system.slice/docker-{}.scope",
+)  # fmt: skip
+ANYWHERE = tuple(f"{above}/{name}" for above in ("*", "*/*") for name in NAMES)
+READ_BYTES = 65536
+LOOPBACK = "lo"
 
 
 @dataclass(frozen=True)
 class Use:
-    """CPU time so far and memory now, of all its processes."""
+    """So far, and memory now, of all its processes."""
 
     cpu_ns: int
     memory_bytes: int
+    periods: int = 0  # of its CPU quota …
+    throttled_periods: int = 0  # … and those in which it used it up
+    block_read_bytes: int = 0
+    block_written_bytes: int = 0
 
 
-def _file(container: str, controller: str, name: str) -> Path | None:
+@dataclass(frozen=True)
+class Group:
+    """Where a container's files are; on v2 all in one directory."""
+
+    container: str
+    cpu: Path
+    cpuacct: Path
+    memory: Path
+    blkio: Path
+    is_v2: bool
+
+
+def find(container: str, root: Path = ROOT) -> Group | None:
+    """None: it is gone, or was never there."""
+    if not container:  # its path would be that of all containers
+        return None
+    if (root / "cgroup.controllers").exists():
+        group = _directory(root, container)
+        return Group(container, group, group, group, group, is_v2=True) if group else None
+    memory = _directory(root / "memory", container)
+    if memory is None:
+        return None
+    below = memory.relative_to(root / "memory")
+    cpu, cpuacct, blkio = (root / name / below for name in ("cpu", "cpuacct", "blkio"))
+    return Group(container, cpu, cpuacct, memory, blkio, is_v2=False)
+
+
+def _directory(base: Path, container: str) -> Path | None:
     for place in PLACES:
-        for base in (ROOT / controller, ROOT):
-            path = base / place.format(container) / name
-            if path.exists():
-                return path
+        if (base / place.format(container)).exists():
+            return base / place.format(container)
+    for pattern in ANYWHERE:
+        for found in base.glob(pattern.format(container)):
+            return found
     return None
 
 
 def processes(container: str) -> list[int]:
     """The pids in the container's group; none where it is gone."""
-    if not container:  # its path would be that of all containers
-        return []
-    path = _file(container, "memory", "cgroup.procs")
-    if path is None:
+    group = find(container)
+    if group is None:
         return []
     with suppress(OSError, ValueError):
-        return [int(line) for line in path.read_text().split()]
+        return [int(line) for line in _text(group.memory / "cgroup.procs").split()]
     return []
 
 
@@ -63,11 +103,11 @@ def number(name: str) -> int:
 
 def signal_keeper(container: str, which: int) -> bool:
     """Signal the container's first process; False when there is none."""
-    for pid in processes(container):
-        if _is_first(pid):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, which)
-                return True
+    pid = keeper(container)
+    if pid:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, which)
+            return True
     return False
 
 
@@ -79,15 +119,80 @@ def _is_first(pid: int) -> bool:
     return False
 
 
-def use(container: str) -> Use | None:
+def keeper(container: str) -> int:
+    """The pid of the container's first process; 0: there is none."""
+    return next((pid for pid in processes(container) if _is_first(pid)), 0)
+
+
+def use(group: Group) -> Use | None:
     """None where the group is gone or can't be read."""
-    with suppress(OSError, ValueError):
-        v1 = _file(container, "cpuacct", "cpuacct.usage")
-        memory = _file(container, "memory", "memory.usage_in_bytes")
-        if v1 and memory:
-            return Use(int(v1.read_text()), int(memory.read_text()))
-        v2, memory = _file(container, "", "cpu.stat"), _file(container, "", "memory.current")
-        if v2 and memory:
-            cpu_us = int(v2.read_text().split("usage_usec", 1)[1].split()[0])
-            return Use(cpu_us * 1000, int(memory.read_text()))
-    return None
+    try:
+        return _use_v2(group) if group.is_v2 else _use_v1(group)
+    except (OSError, ValueError):
+        return None
+
+
+def _use_v1(group: Group) -> Use:
+    throttling = _keyed(_text(group.cpu / "cpu.stat"))
+    blocks = _optional(group.blkio / "blkio.throttle.io_service_bytes_recursive")
+    words = [line.split() for line in blocks.splitlines()]
+    return Use(
+        int(_text(group.cpuacct / "cpuacct.usage")),
+        int(_text(group.memory / "memory.usage_in_bytes")),
+        throttling.get("nr_periods", 0),
+        throttling.get("nr_throttled", 0),
+        sum(int(w[2]) for w in words if w[1:2] == ["Read"]),
+        sum(int(w[2]) for w in words if w[1:2] == ["Write"]),
+    )
+
+
+def _use_v2(group: Group) -> Use:
+    cpu = _keyed(_text(group.cpu / "cpu.stat"))
+    blocks = _optional(group.blkio / "io.stat").split()
+    return Use(
+        cpu["usage_usec"] * 1000,
+        int(_text(group.memory / "memory.current")),
+        cpu.get("nr_periods", 0),
+        cpu.get("nr_throttled", 0),
+        sum(int(w.removeprefix("rbytes=")) for w in blocks if w.startswith("rbytes=")),
+        sum(int(w.removeprefix("wbytes=")) for w in blocks if w.startswith("wbytes=")),
+    )
+
+
+def network(pid: int) -> tuple[int, int]:
+    """Bytes received and sent in a process's network namespace, without the loopback's."""
+    received = sent = 0
+    with suppress(OSError, ValueError, IndexError):
+        for line in _text(Path(f"/proc/{pid}/net/dev")).splitlines()[2:]:
+            name, _, figures = line.partition(":")
+            if name.strip() != LOOPBACK:
+                received += int(figures.split()[0])
+                sent += int(figures.split()[8])
+    return received, sent
+
+
+def _keyed(text: str) -> dict[str, int]:
+    """`name value`, a line each."""
+    return {words[0]: int(words[1]) for words in map(str.split, text.splitlines())}
+
+
+def _optional(path: Path) -> str:
+    """A controller that is not enabled has no files."""
+    with suppress(OSError):
+        return _text(path)
+    return ""
+
+
+def _text(path: Path) -> str:
+    """Read without Path's costs: it is done for each task each second."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(_parts(descriptor)).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _parts(descriptor: int) -> Iterator[bytes]:
+    """The kernel gives such a file in parts of a page."""
+    while part := os.read(descriptor, READ_BYTES):
+        yield part

@@ -47,10 +47,11 @@ class Packed:
 
 def disk_use_bytes(root: Path, enough_bytes: int | None = None) -> int:
     """What a tree costs: for each entry the most of size, blocks and 4 KiB. Past `enough_bytes`
-    nothing more is counted; TooLargeError where there are more entries than can be looked at."""
+    nothing more is counted; TooLargeError where there are more entries than can be looked at,
+    MovedError where a task keeps them from being looked at."""
     used = 0
     try:
-        for found in walk(root):
+        for found in walk(root, whole=True):
             used += entry_bytes(found.status)
             if enough_bytes is not None and used > enough_bytes:
                 break

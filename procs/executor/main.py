@@ -19,6 +19,7 @@ from procs.executor.attempt import Attempt, Outcome
 from procs.executor.bells import Bells
 from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
+from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
@@ -49,8 +50,6 @@ TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are wait
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
 END = "end"  # the lane beside an attempt's own
-DISK_LOOK_FACTOR = 100  # a look at the disk may cost a hundredth of the time …
-DISK_LOOK_LEAST_S, DISK_LOOK_MOST_S = 0.5, 5.0  # … within these bounds
 
 
 class Executor:
@@ -71,6 +70,7 @@ class Executor:
         self._pulls = Pulls(engine)
         self._watch = Watch(engine, str(context.home))
         self._bells = Bells()
+        self._guard = DiskGuard(self._tasks)
         self._boot_id = boot_id()
         self._trust_level = 0
         self._changed = True
@@ -85,7 +85,7 @@ class Executor:
     # -------------------------------------------------------------- the loop
 
     def descriptors(self) -> Iterable[int]:
-        sources = (self._jobs, self._pulls, self._watch, self._bells)
+        sources = (self._jobs, self._pulls, self._watch, self._bells, self._guard)
         return [source.fileno() for source in sources]
 
     def beat(self, now_s: float) -> None:
@@ -109,10 +109,14 @@ class Executor:
             self._publish()
 
     def close(self) -> None:
-        for source in (self._jobs, self._pulls, self._watch, self._bells, self._store):
+        sources = (self._jobs, self._pulls, self._watch, self._bells, self._guard, self._store)
+        for source in sources:
             source.close()
 
     def _take_results(self, now_s: float) -> None:
+        for full in self._guard.full():
+            if full.key in self._attempts:
+                self._stop(self._attempts[full.key], full.said, full.at_ns)
         for lane, result in self._jobs.results():
             if isinstance(result, Outcome):
                 self._finish(lane, result, now_s)
@@ -188,7 +192,10 @@ class Executor:
             attempt.enter(attempt.phase, self._entered_unix_s(attempt))
         elif attempt.report is not None:
             attempt.enter(attempt.report.phase, attempt.report.finished_unix_s)
+        if event is Event.STARTED:
+            self._guard.follow(attempt)
         if attempt.step is Step.COLLECTING:
+            self._guard.leave(attempt.key)
             self._bells.take_down(attempt.key)
         if instruction is not None:
             self._perform(attempt, instruction)
@@ -209,8 +216,10 @@ class Executor:
             Instruction.CLEAN: self._work.clean,
         }
         if instruction is Instruction.STOP:
-            attempt.stop_stage = 1
-            attempt.stop_due_s = time.monotonic() + attempt.spec.stop_grace_s
+            is_hard = attempt.stop is not None and attempt.stop.is_hard
+            attempt.stop_stage = 2 if is_hard else 1
+            grace_s = HARD_STOP_S if is_hard else attempt.spec.stop_grace_s
+            attempt.stop_due_s = time.monotonic() + grace_s
             self._end(attempt, self._work.stop)
         elif instruction is Instruction.COLLECT and self._is_called_off(attempt):
             self._end(attempt, self._work.call_off)
@@ -297,9 +306,11 @@ class Executor:
                 self._apply(self._attempts[decision.key], Event.UNWANTED)
                 del self._attempts[decision.key]
 
-    def _stop(self, attempt: Attempt, said: Said[TaskPhase]) -> None:
+    def _stop(
+        self, attempt: Attempt, said: Said[TaskPhase], at_ns: int | None = None
+    ) -> None:
         if attempt.stop is None and attempt.step in (Step.WAITING, *core.ACTIVE):
-            attempt.stop = Stop.because(said, time.monotonic_ns(), self._boot_id)
+            attempt.stop = Stop.because(said, at_ns or time.monotonic_ns(), self._boot_id)
             self._apply(attempt, Event.STOP_WANTED)
 
     def _begin_waiting(self, now_s: float) -> None:
@@ -376,8 +387,8 @@ class Executor:
             if ran_s >= attempt.spec.timeout_s:
                 said = sentences.TIMED_OUT.say(timeout_s=f"{attempt.spec.timeout_s:g}")
                 self._stop(attempt, said)
-            sample(attempt)
-            self._look_at_disk(attempt, now_s)
+            self._guard.follow(attempt)
+            sample(attempt, self._guard.used_bytes(attempt.key))
         if attempt.step is Step.STOPPING and now_s >= attempt.stop_due_s:
             self._harder(attempt, now_s)
 
@@ -385,8 +396,7 @@ class Executor:
         """Its grace is over: the keeper's hard stop, then SIGKILL."""
         attempt.stop_due_s = now_s + HARD_STOP_S
         first, attempt.stop_stage = attempt.stop_stage == 1, 2
-        hard = partial(self._work.signal, name="SIGPWR")
-        self._end(attempt, hard if first else self._work.kill)
+        self._end(attempt, self._work.hard_stop if first else self._work.kill)
 
     def _look_for_inputs(self, attempt: Attempt) -> None:
         if self._jobs.is_busy(attempt.key):
@@ -400,30 +410,6 @@ class Executor:
             return
         attempt.waits_for = None
         self._apply(attempt, Event.ARRIVED)
-
-    def _look_at_disk(self, attempt: Attempt, now_s: float) -> None:
-        if now_s >= attempt.disk_due_s and not self._jobs.is_busy((attempt.key, "disk")):
-            attempt.disk_due_s = now_s + DISK_LOOK_MOST_S
-            self._jobs.submit((attempt.key, "disk"), partial(self._disk, attempt))
-
-    def _disk(self, attempt: Attempt) -> Callable[[], None]:
-        began_s = time.monotonic()
-        used = self._work.disk_use(attempt)
-        took_s = time.monotonic() - began_s
-        pause_s = min(max(DISK_LOOK_FACTOR * took_s, DISK_LOOK_LEAST_S), DISK_LOOK_MOST_S)
-
-        def judge() -> None:
-            attempt.disk_due_s = time.monotonic() + pause_s
-            if used.too_large:
-                self._stop(attempt, used.too_large)
-            self._judge_disk(attempt, used.disk_bytes or 0)
-
-        return judge
-
-    def _judge_disk(self, attempt: Attempt, used_bytes: int) -> None:
-        if attempt.grant is not None and used_bytes >= attempt.grant.disk_bytes:
-            limit = attempt.grant.disk_bytes
-            self._stop(attempt, sentences.OUT_OF_DISK.say(used=used_bytes, limit=limit))
 
     # -------------------------------------------------------------- the engine
 

@@ -2,22 +2,44 @@
 
 from procs.executor import cgroup
 from procs.executor.attempt import Attempt
+from procs.executor.cgroup import Use
+from procs.executor.quota import Grant
 from shared.messages import TaskUse
 from shared.service import PERIOD_S
 
 
-def sample(attempt: Attempt) -> None:
+def sample(attempt: Attempt, disk_bytes: int) -> None:
     """One reading, a beat after the one before."""
-    found = cgroup.use(attempt.container_id) if attempt.container_id else None
+    if attempt.group is None or attempt.group.container != attempt.container_id:
+        attempt.group = cgroup.find(attempt.container_id)
+        attempt.keeper_pid = cgroup.keeper(attempt.container_id)
+    found = cgroup.use(attempt.group) if attempt.group else None
     if found is None or attempt.grant is None:
         return
-    before, attempt.last_cpu_ns = attempt.last_cpu_ns, found.cpu_ns
-    used_s = (found.cpu_ns - before) / 1e9 / PERIOD_S if before is not None else 0.0
-    memory = attempt.grant.memory_bytes
-    attempt.use = TaskUse(
-        cpu_pct=round(100 * used_s / attempt.grant.cpus, 1),
-        memory_bytes=found.memory_bytes,
-        memory_limit_bytes=memory,
-    )
-    attempt.memory_sum_pct += 100 * found.memory_bytes / memory
+    network = cgroup.network(attempt.keeper_pid) if attempt.spec.egress else (0, 0)
+    attempt.use = as_use(attempt.last_use, found, attempt.grant, network, disk_bytes)
+    attempt.last_use = found
+    attempt.memory_sum_pct += 100 * found.memory_bytes / attempt.grant.memory_bytes
     attempt.memory_samples += 1
+
+
+def as_use(
+    before: Use | None, now: Use, grant: Grant, network: tuple[int, int], disk_bytes: int
+) -> TaskUse:
+    """What changed since the reading a beat before, and what has come together."""
+    before = before or now
+    used_s = (now.cpu_ns - before.cpu_ns) / 1e9 / PERIOD_S
+    periods = now.periods - before.periods
+    throttled = now.throttled_periods - before.throttled_periods
+    return TaskUse(
+        cpu_pct=round(100 * used_s / grant.cpus, 1),
+        memory_bytes=now.memory_bytes,
+        memory_limit_bytes=grant.memory_bytes,
+        cpu_throttled_pct=round(100 * throttled / periods, 1) if periods > 0 else 0.0,
+        block_read_bytes=now.block_read_bytes,
+        block_written_bytes=now.block_written_bytes,
+        network_received_bytes=network[0],
+        network_sent_bytes=network[1],
+        disk_bytes=disk_bytes,
+        disk_limit_bytes=grant.disk_bytes,
+    )

@@ -32,6 +32,11 @@ class Stop:
     def because(cls, said: Said[TaskPhase], monotonic_ns: int, boot_id: str) -> "Stop":
         return cls(said.code, said.text, monotonic_ns, boot_id)
 
+    @property
+    def is_hard(self) -> bool:
+        """Without grace, in which it would go on to write."""
+        return self.phase is TaskPhase.OUT_OF_DISK
+
 
 @dataclass(frozen=True)
 class Loss:

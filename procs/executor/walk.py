@@ -4,6 +4,7 @@ By directory descriptors, at most KEPT_OPEN of them: a directory that was closed
 opened again as `..` of the one below it, and only if it still is the one that it was.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ MOST_ENTRIES = 1_000_000  # names that are held at once: this much of our memory
 
 class TooManyEntriesError(Exception):
     """The tree has more entries than were asked for."""
+
+
+class MovedError(OSError):
+    """A directory was moved while what lies deep below it was walked."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,11 @@ class _Level:
             os.close(self.descriptor)
 
 
-def walk(root: Path, most_entries: int = MOST_ENTRIES) -> Iterator[Found]:
+def walk(
+    root: Path, most_entries: int = MOST_ENTRIES, *, whole: bool = False
+) -> Iterator[Found]:
     """Each entry below root, a directory before what is in it, by name. What a running task
-    removes or moves meanwhile is left out."""
+    removes or moves meanwhile is left out; `whole`: MovedError where that cuts the walk short."""
     try:
         levels = [_level(os.open(root, DIRECTORY_FLAGS))]
     except FileNotFoundError:
@@ -66,7 +73,7 @@ def walk(root: Path, most_entries: int = MOST_ENTRIES) -> Iterator[Found]:
         left = _list(levels[0], most_entries)
         while levels:
             if not levels[-1].names:
-                _leave(levels)
+                _leave(levels, whole=whole)
                 continue
             found = _next(levels)
             if found is None:
@@ -118,7 +125,7 @@ def _enter(levels: list[_Level], found: Found) -> bool:
     return True
 
 
-def _leave(levels: list[_Level]) -> None:
+def _leave(levels: list[_Level], *, whole: bool) -> None:
     """Up. Where the way up is not the way down any more, the rest of that way is left out."""
     below = levels.pop()
     try:
@@ -127,8 +134,10 @@ def _leave(levels: list[_Level]) -> None:
         descriptor = os.open("..", DIRECTORY_FLAGS, dir_fd=below.descriptor)
         if _identity(descriptor) == levels[-1].identity:
             levels[-1].descriptor, levels[-1].is_open = descriptor, True
-        else:
-            os.close(descriptor)
-            levels.clear()
+            return
+        os.close(descriptor)
+        levels.clear()
+        if whole:
+            raise MovedError(errno.ESTALE, "directories move deep in it while it is looked at")
     finally:
         below.close()

@@ -7,6 +7,7 @@ decides, and the claim (see claim.py) settles whether a start took effect.
 import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -285,16 +286,30 @@ class Work:
 
     def stop(self, attempt: Attempt) -> Outcome:
         """Put the decision on disk, then ask it to end with the image's own signal."""
+        if attempt.stop is not None and attempt.stop.is_hard:
+            return self._stop_hard(attempt)
         _keep_stop(attempt)
         if settle(attempt.directory):
             return Outcome(Event.NEVER_RAN)
-        signal = attempt.stop_signal
+        name = attempt.stop_signal
         try:
-            signal = signal or self._engine.stop_signal(attempt.container)
+            name = name or self._engine.stop_signal(attempt.container)
         except (EngineAwayError, EngineRefusedError):
-            signal = "SIGTERM"
-        self.signal(attempt, signal)
-        return Outcome(stop_signal=signal)
+            name = "SIGTERM"
+        self.signal(attempt, name)
+        return Outcome(stop_signal=name)
+
+    def _stop_hard(self, attempt: Attempt) -> Outcome:
+        """It ran into its limit of disk: end it first. A life after this one finds the disk so."""
+        outcome = self.hard_stop(attempt)
+        _keep_stop(attempt)
+        return outcome
+
+    def hard_stop(self, attempt: Attempt) -> Outcome:
+        """The keeper kills all; through the kernel, which never hangs as an engine may."""
+        if cgroup.signal_keeper(attempt.container_id, signal.SIGPWR):
+            return Outcome()
+        return self.signal(attempt, "SIGPWR")
 
     def signal(self, attempt: Attempt, name: str) -> Outcome:
         """Through the engine or, where it is away or has lost the container, the kernel."""
@@ -343,15 +358,6 @@ class Work:
             return _failed(sentences.KEEPER_SILENT.say())
         return Outcome(Event.NEVER_RAN, detail="will be started again", refused=True)
 
-    def disk_use(self, attempt: Attempt) -> Outcome:
-        try:
-            return Outcome(disk_bytes=disk_use_bytes(attempt.directory / OUTPUT))
-        except TooLargeError as err:
-            return Outcome(too_large=err.said)
-        except OSError as err:  # the task works against it; at the end it is looked at again
-            log.warning("%s: its use of disk is not known: %s", attempt.key.directory, err)
-            return Outcome()
-
     # -------------------------------------------------------------- end
 
     def collect(self, attempt: Attempt) -> Outcome:
@@ -393,7 +399,7 @@ class Work:
             return Packed(), verdict
         limit = attempt.grant.disk_bytes if attempt.grant else 0
         try:
-            if limit and (used := disk_use_bytes(output)) >= limit:
+            if limit and (used := disk_use_bytes(output, limit)) >= limit:
                 raise TooLargeError(sentences.OUT_OF_DISK.say(used=used, limit=limit))
             return pack(
                 attempt.directory, output, spec.output_globs, spec.output_limit_bytes

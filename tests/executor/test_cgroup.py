@@ -4,6 +4,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -42,7 +43,9 @@ def is_over(pids: list[int], count: int) -> None:
 def test_its_processes_and_what_they_use_are_found(container: str) -> None:
     assert os.getpid() not in cgroup.processes(container)
     assert len(cgroup.processes(container)) >= 1
-    use = cgroup.use(container)
+    group = cgroup.find(container)
+    assert group is not None
+    use = cgroup.use(group)
     assert use is not None
     assert use.cpu_ns > 0
     assert use.memory_bytes > 0
@@ -67,7 +70,7 @@ def test_only_the_first_process_is_signalled(container: str) -> None:
 def test_none_is_found_where_there_is_none(container: str) -> None:
     assert cgroup.processes(container) == []
     assert not cgroup.signal_keeper(container, signal.SIGTERM)
-    assert cgroup.use("0" * 64) is None
+    assert cgroup.find(container) is None
 
 
 @pytest.mark.parametrize(
@@ -85,3 +88,68 @@ def test_none_is_found_where_there_is_none(container: str) -> None:
 )
 def test_a_signal_by_its_name(name: str, number: int) -> None:
     assert cgroup.number(name) == number
+
+
+ID = "5f" * 32
+V2_FILES = {
+    "cpu.stat": "usage_usec 2500\nuser_usec 1\nsystem_usec 2\nnr_periods 40\nnr_throttled 10\n"
+    "throttled_usec 77\n",
+    "memory.current": "4096\n",
+    "io.stat": "254:0 rbytes=1000 wbytes=20 rios=1 wios=1 dbytes=0 dios=0\n8:0\n"
+    "8:16 rbytes=1 wbytes=2 rios=1 wios=1 dbytes=9 dios=9\n",
+}
+V1_FILES = {
+    "cpu/cpu.stat": "nr_periods 40\nnr_throttled 10\nthrottled_time 77\n",
+    "cpuacct/cpuacct.usage": "2500000\n",
+    "memory/memory.usage_in_bytes": "4096\n",
+    "blkio/blkio.throttle.io_service_bytes_recursive": "254:0 Read 1000\n254:0 Write 20\n"
+    "254:0 Sync 3\n254:0 Total 1020\n8:16 Read 1\n8:16 Write 2\nTotal 1023\n",
+}
+USED = cgroup.Use(2_500_000, 4096, 40, 10, 1001, 22)
+
+
+@pytest.mark.parametrize("is_v2", [True, False], ids=["v2", "v1"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(f"hivemind/{ID}", id="cgroupfs"),
+        pytest.param(f"hivemind.slice/docker-{ID}.scope", id="systemd"),
+        pytest.param(f"docker/{ID}", id="cgroupfs, before an upgrade"),
+        pytest.param(f"system.slice/docker-{ID}.scope", id="systemd, before an upgrade"),
+        pytest.param(f"owners/{ID}", id="the engine's own parent"),
+        pytest.param(f"a.slice/a-b.slice/docker-{ID}.scope", id="the engine's own slice"),
+    ],
+)
+def test_use_is_read_wherever_the_engine_puts_it(tmp_path: Path, place: str, is_v2: bool) -> None:
+    for name, content in (V2_FILES if is_v2 else V1_FILES).items():
+        folder, _, file = name.rpartition("/")
+        (tmp_path / folder / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / place / file).write_text(content)
+    if is_v2:
+        (tmp_path / "cgroup.controllers").write_text("cpu io memory pids\n")
+    group = cgroup.find(ID, tmp_path)
+    assert group is not None
+    assert cgroup.use(group) == USED
+    assert cgroup.find("e0" * 32, tmp_path) is None
+
+
+def test_a_controller_that_is_off_says_nothing_and_a_group_that_went_neither(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "hivemind" / ID
+    place.mkdir(parents=True)
+    (tmp_path / "cgroup.controllers").touch()
+    (place / "cpu.stat").write_text("usage_usec 1\n")
+    (place / "memory.current").write_text("2\n")
+    group = cgroup.find(ID, tmp_path)
+    assert group is not None
+    assert cgroup.use(group) == cgroup.Use(1000, 2)
+    (place / "cpu.stat").unlink()
+    assert cgroup.use(group) is None
+
+
+def test_network_is_that_of_the_process_without_its_loopback() -> None:
+    received, sent = cgroup.network(os.getpid())
+    assert received >= 0
+    assert sent >= 0
+    assert cgroup.network(2**22 + 1) == (0, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from procs.executor import walk as walk_module
 from procs.executor.collect import (
     LONGEST_PATH_BYTES,
     Packed,
@@ -18,7 +19,7 @@ from procs.executor.collect import (
     pack,
 )
 from procs.executor.globs import Globs
-from procs.executor.walk import KEPT_OPEN, TooManyEntriesError, walk
+from procs.executor.walk import KEPT_OPEN, MovedError, TooManyEntriesError, walk
 from shared.files import remove_tree
 from shared.taskdir import GIB, MIB
 
@@ -176,6 +177,24 @@ def test_a_folder_that_is_moved_under_the_walk_leads_nowhere_else(output: Path) 
     assert "secret" not in seen
     assert "moved" not in seen
     assert set(seen) == {"d"}
+
+
+def test_a_measure_that_a_move_cuts_short_is_none(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(dig(output, KEPT_OPEN + 10))
+    real = walk_module._leave
+
+    def move_first(levels: list[walk_module._Level], *, whole: bool) -> None:
+        """As a task does that renames a folder above the one that is looked at."""
+        if len(levels) > 1 and not levels[-2].is_open:
+            below = Path(f"/proc/self/fd/{levels[-1].descriptor}").readlink()
+            below.rename(output.parent / "elsewhere")
+        real(levels, whole=whole)
+
+    monkeypatch.setattr(walk_module, "_leave", move_first)
+    with pytest.raises(MovedError):
+        disk_use_bytes(output)
 
 
 def test_too_many_entries_are_said(output: Path) -> None:
