@@ -35,7 +35,7 @@ class Node:
     held: int
     allowed_images: tuple[str, ...]
     egress_allowed: bool
-    egress_ready: bool  # the firewall of task networks is in force
+    egress_ready: bool | None  # the firewall of task networks is in force; None: it may be soon
 
 
 def refusal(spec: Spec, node: Node) -> Refused | None:
@@ -43,7 +43,7 @@ def refusal(spec: Spec, node: Node) -> Refused | None:
     too_large = _too_large(spec, node.capacity)
     if too_large is not None and node.capacity.trust_level != node.trust_level:
         too_large = Refused(sentences.TRUST_CHANGED.say(), SOON_S)
-    return _forbidden(spec, node) or too_large or _not_now(node)
+    return _forbidden(spec, node) or too_large or _not_now(spec, node)
 
 
 def _forbidden(spec: Spec, node: Node) -> Refused | None:
@@ -54,7 +54,7 @@ def _forbidden(spec: Spec, node: Node) -> Refused | None:
         said = policy
     elif spec.egress and not node.egress_allowed:
         said = sentences.EGRESS_OFF.say()
-    elif spec.egress and not node.egress_ready:
+    elif spec.egress and node.egress_ready is False:
         said = sentences.EGRESS_NOT_READY.say()
     return Refused(said) if said else None
 
@@ -72,7 +72,7 @@ def _too_large(spec: Spec, capacity: Capacity) -> Refused | None:
     return None
 
 
-def _not_now(node: Node) -> Refused | None:
+def _not_now(spec: Spec, node: Node) -> Refused | None:
     if node.phase is NodePhase.DRAINING:
         return Refused(sentences.DRAINING.say())
     if node.phase is not NodePhase.READY:
@@ -80,4 +80,6 @@ def _not_now(node: Node) -> Refused | None:
         return Refused(said, BUSY_RETRY_S)
     if node.held >= node.capacity.max_held:
         return Refused(sentences.NODE_FULL.say(held=node.held), BUSY_RETRY_S)
+    if spec.egress and node.egress_ready is None:
+        return Refused(sentences.EGRESS_AWAY.say(), SOON_S)
     return None

@@ -53,5 +53,10 @@ def number(prefix: str, bridge_name: str) -> int | None:
     return None
 
 
+def is_for_tasks(bridge_name: str) -> bool:
+    """Not one for installs, whosever it is."""
+    return bridge_name.startswith(ANY_BRIDGE) and not bridge_name.startswith(f"{ANY_BRIDGE}i")
+
+
 if __name__ == "__main__":
     print(names(Path(sys.argv[1])).table)

@@ -244,6 +244,10 @@ NODE_FULL = _busy(
 EXECUTOR_AWAY = _busy(
     "the executor is away", "send it again in a few seconds: it is started again by itself"
 )
+EGRESS_AWAY = _busy(
+    "network EGRESS: the firewall of task networks is not confirmed at this moment",
+    "send it again in a second: the process that keeps it begins, or is started again by itself",
+)
 ASSIGNMENT_NOT_STORED = _busy(
     "the assignment can't be stored: {words}",
     "send it again later, or elsewhere; the owner should look at the node's disk",

@@ -205,7 +205,6 @@ class Desk:
         state = self.news.task_state()
         if state is None:
             return Refused(sentences.EXECUTOR_AWAY.say(), EXECUTOR_AWAY_RETRY_S)
-        vpn = self.news.vpn()
         node = Node(
             phase=self.standing.phase,
             phase_reason=self.standing.reason,
@@ -214,7 +213,7 @@ class Desk:
             held=len(self.undelivered()) + len(self._committing),
             allowed_images=self.settings.allowed_images,
             egress_allowed=self.settings.egress,
-            egress_ready=vpn is not None and bool(vpn.covered_bridges),
+            egress_ready=self.news.egress_ready(),
         )
         return refusal(spec, node)
 

@@ -5,6 +5,7 @@ import time
 
 from procs.master_link import core
 from shared.bus import Bus
+from shared.egress import is_for_tasks
 from shared.messages import (
     Engine,
     GpuLoad,
@@ -19,6 +20,7 @@ from shared.messages import (
 from shared.taskdir import TaskKey
 
 READS = ("task.state", "owner.want", "process.state", "host.load", "gpu.load", "vpn.state")
+EGRESS_GRACE_S = 5.0  # two restarts, and the first network of an executor that has just begun
 
 
 class Bell:
@@ -51,6 +53,7 @@ class News:
         self._engine = Engine()
         self._gpus: dict[str, GpuLoad] = {}
         self._load: HostLoad | None = None
+        self._egress_seen_s = time.monotonic()  # just begun: it may come
         self.held: dict[TaskKey, HeldTask] = {}
         self.executor_heard = asyncio.Event()
         self.any = Bell()
@@ -65,6 +68,8 @@ class News:
     def take(self) -> None:
         """Look at what came, and ring."""
         self._note_hardware()
+        if self._covers_tasks():
+            self._egress_seen_s = time.monotonic()
         self.any.ring()
         state = self.task_state()
         if state is None:
@@ -111,5 +116,13 @@ class News:
     def gpu_loads(self) -> tuple[GpuLoad, ...]:
         return tuple(self._bus.inbox.all_fresh(GpuLoad, time.monotonic()).values())
 
-    def vpn(self) -> VpnState | None:
-        return self._bus.inbox.fresh(VpnState, time.monotonic())
+    def egress_ready(self) -> bool | None:
+        """Is there a network for tasks that the firewall covers? None: there was one a moment
+        ago, or there may be one soon; a process that was killed is back within two seconds."""
+        if self._covers_tasks():
+            return True
+        return None if time.monotonic() - self._egress_seen_s < EGRESS_GRACE_S else False
+
+    def _covers_tasks(self) -> bool:
+        vpn = self._bus.inbox.fresh(VpnState, time.monotonic())
+        return vpn is not None and any(is_for_tasks(b) for b in vpn.covered_bridges)

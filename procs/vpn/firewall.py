@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from shared.egress import ANY_BRIDGE, Names
 
@@ -28,6 +29,7 @@ CLOSED = (
     "224.0.0.0/4",
     "240.0.0.0/4",  # with 255.255.255.255
 )
+PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 TUNNELS = "wg*"  # of WireGuard, by the name that everyone gives them
 
 
@@ -131,6 +133,21 @@ def resolvers(chosen: tuple[str, ...], resolv_conf: str, systemd: str) -> tuple[
         found = (*found, *_nameservers(systemd))
     usable = tuple(dict.fromkeys(a for a in found if not _only_here(a)))
     return usable or FALLBACK_RESOLVERS
+
+
+def endpoints(indexes: str, proxy: str) -> tuple[tuple[str, int], ...]:
+    """(host, port) of each package index and of the proxy, as pip reads these settings."""
+    urls = [*indexes.split(), *([proxy if "://" in proxy else f"http://{proxy}"] if proxy else [])]
+    return tuple(dict.fromkeys(found for url in urls if (found := _endpoint(url))))
+
+
+def _endpoint(url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS.get(parts.scheme, 0)
+    except ValueError:  # pip will say it
+        return None
+    return (parts.hostname, port) if parts.hostname and port else None
 
 
 def _nameservers(text: str) -> Iterator[str]:

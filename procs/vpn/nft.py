@@ -50,6 +50,15 @@ def routes() -> list[dict[str, Any]]:
     return found
 
 
+def addresses(host: str, port: int) -> tuple[tuple[str, int], ...]:
+    """Of a name, IPv4; empty where nobody knows it now."""
+    try:
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(sorted({(str(place[4][0]), port) for place in found}))
+
+
 def _run(name: str, *arguments: str, text: str = "") -> str:
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + PLACES)
     if path is None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.admission import BUSY_RETRY_S, Node, Refused, refusal
+from shared.admission import BUSY_RETRY_S, SOON_S, Node, Refused, refusal
 from shared.messages import Capacity, NodePhase
 from shared.sentences import Refusal
 from shared.taskdir import Spec
@@ -70,6 +70,7 @@ def test_a_task_may_have_all_there_is() -> None:
         pytest.param({}, PAUSED_NODE, BUSY, "paused: the owner paused it", id="paused"),
         pytest.param({}, DEGRADED_NODE, BUSY, "degraded: Docker is away", id="degraded"),
         pytest.param({}, {"held": 3}, BUSY, "holds 3 tasks", id="full"),
+        pytest.param({"egress": True}, {"egress_ready": None}, BUSY, "moment", id="no word"),
     ],
 )
 def test_refused(spec: dict[str, Any], node: dict[str, Any], kind: Refusal, said: str) -> None:
@@ -77,7 +78,8 @@ def test_refused(spec: dict[str, Any], node: dict[str, Any], kind: Refusal, said
     assert refused is not None
     assert refused.said.code is kind
     assert said in refused.said.text
-    assert refused.retry_after_s == (BUSY_RETRY_S if kind is BUSY else 0.0)
+    soon = SOON_S if node == {"egress_ready": None} else BUSY_RETRY_S
+    assert refused.retry_after_s == (soon if kind is BUSY else 0.0)
 
 
 WRONG_AT_ONCE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
