@@ -292,6 +292,11 @@ IMAGE_NOT_PULLED = _failed(
     "image {image} could not be pulled: {words}",
     "check its name, and that this machine reaches its registry and may read it there",
 )
+IMAGE_STALLED = _failed(
+    Cause.IMAGE,
+    "image {image} could not be pulled: nothing moved for {waited_s} s, {where}",
+    "order another attempt, later or on another node: its registry or the way to it is stuck",
+)
 IMAGE_VANISHED = _failed(
     Cause.IMAGE,
     "image {image} was pulled, and is not here: {words}",

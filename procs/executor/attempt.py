@@ -55,6 +55,7 @@ class Attempt:
     image_digest: str = ""
     stop_signal: str = ""
     pull_s: float = 0.0
+    pulls: int = 0
     may_have_container: bool = False
     refusals: int = 0
     engine_lapsed: bool = False

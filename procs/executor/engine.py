@@ -4,13 +4,16 @@
 `EngineRefusedError`: an answer that says no; `NotThereError`: there is no such thing.
 """
 
+import json
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import docker
+import docker.auth
+import docker.errors
 import requests
 import urllib3
 from docker.errors import (
@@ -23,6 +26,7 @@ from docker.errors import (
 )
 
 from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
+from shared.images import ImageNameError, Reference, read_image
 from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
@@ -31,7 +35,7 @@ UNIX = "unix://"
 BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a network's interface
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
-PULL_SILENCE_S = 120  # a pull that says nothing for so long has failed
+PULL_SILENCE_S = 120  # as long as nothing may move, see pulls.py: then its thread ends too
 MOST_WORDS = 500  # characters of what the engine says
 
 
@@ -82,13 +86,21 @@ class About:
     runtimes: tuple[str, ...]
 
 
+class PullStream(Protocol):
+    """A pull under way. It ends with its last line, or when nobody listens any more."""
+
+    def lines(self) -> Iterator[dict[str, Any]]: ...
+    def end(self) -> None:
+        """From any thread: `lines` ends, or raises EngineAwayError."""
+
+
 class Engine(Protocol):
     """What the executor needs of a container engine. Every call may raise the errors above."""
 
     def about(self) -> About: ...
     def ping(self) -> None: ...
     def image(self, name: str) -> Image: ...
-    def pull(self, name: str, progress: Callable[[str], None]) -> None: ...
+    def pull(self, name: str) -> PullStream: ...
     def create(self, name: str, body: dict[str, Any]) -> str: ...
     def start(self, container: str) -> None: ...
     def signal(self, container: str, signal: str) -> None: ...
@@ -145,6 +157,30 @@ def _ping(path: str) -> None:
         raise EngineAwayError(f"Docker does not answer at {path}: {status!r}")
 
 
+class _DockerPull:
+    def __init__(self, api: docker.APIClient, response: requests.Response) -> None:
+        self._api = api
+        self._response = response
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            with _translated():
+                for text in filter(None, self._response.iter_lines()):
+                    line: dict[str, Any] = json.loads(text)
+                    if "error" in line:
+                        raise EngineRefusedError(_short(str(line["error"])))
+                    yield line
+        except json.JSONDecodeError as err:  # it died in the middle of a line
+            raise EngineAwayError(f"Docker's line can't be read: {err}") from err
+        finally:
+            self._response.close()
+            self._api.close()
+
+    def end(self) -> None:
+        with suppress(RuntimeError, OSError):  # it has ended already
+            self._response.raw.shutdown()
+
+
 class DockerEngine:
     """Docker, through its SDK. Connects at the first call; safe to use from several threads."""
 
@@ -180,8 +216,9 @@ class DockerEngine:
         return About(str(info.get("ServerVersion", "")), tuple(sorted(info.get("Runtimes") or {})))
 
     def image(self, name: str) -> Image:
+        wanted = _read(name)
         with _translated():
-            found: dict[str, Any] = self._api().inspect_image(name)  # type: ignore[no-untyped-call]
+            found: dict[str, Any] = self._api().inspect_image(wanted.name)  # type: ignore[no-untyped-call]
         config = found.get("Config") or {}
         return Image(
             digest=found["Id"],
@@ -190,21 +227,28 @@ class DockerEngine:
             environment=tuple(config.get("Env") or ()),
             volumes=tuple(config.get("Volumes") or ()),
             stop_signal=config.get("StopSignal") or "",
+            registry_digest=_registry_digest(wanted, found.get("RepoDigests") or ()),
         )
 
-    def pull(self, name: str, progress: Callable[[str], None]) -> None:
-        """Fetch an image; `progress` gets "pulling 41%"."""
-        repository, tag = split_image(name)
-        layers: dict[str, tuple[int, int]] = {}
+    def pull(self, name: str) -> PullStream:
+        """Begin to fetch an image; returns when the registry has told what it consists of."""
+        image = _read(name)
         with _translated():
             api = docker.APIClient(base_url=self._host, version="auto", timeout=PULL_SILENCE_S)
-            for line in api.pull(repository, tag=tag, stream=True, decode=True):
-                if "error" in line:
-                    raise EngineRefusedError(str(line["error"]))
-                _note_layer(layers, line)
-                if whole := sum(total for _, total in layers.values()):
-                    done = sum(current for current, _ in layers.values())
-                    progress(f"pulling {100 * done // whole}%")
+            registry, _ = docker.auth.resolve_repository_name(image.repository)
+            login = docker.auth.get_config_header(api, registry)
+            response = api.post(
+                f"{api.base_url}/v{api.api_version}/images/create",
+                params={"fromImage": image.repository, "tag": image.version},
+                headers={"X-Registry-Auth": login} if login else {},
+                stream=True,
+                timeout=PULL_SILENCE_S,
+            )
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as err:
+                raise docker.errors.create_api_error_from_http_exception(err) from err
+        return _DockerPull(api, response)
 
     def create(self, name: str, body: dict[str, Any]) -> str:
         """Create the container; the id. EngineRefusedError when the name is taken."""
@@ -296,25 +340,19 @@ def _key(labels: dict[str, str]) -> TaskKey | None:
     return TaskKey.parse(f"{labels.get(LABEL_TASK, '')}.{labels.get(LABEL_ATTEMPT, '')}")
 
 
-def _note_layer(layers: dict[str, tuple[int, int]], line: dict[str, Any]) -> None:
-    detail = line.get("progressDetail") or {}
-    if line.get("status") == "Downloading" and detail.get("total"):
-        layers[line["id"]] = (int(detail.get("current", 0)), int(detail["total"]))
-    elif line.get("id") in layers and line.get("status") == "Download complete":
-        total = layers[line["id"]][1]
-        layers[line["id"]] = (total, total)
+def _read(name: str) -> Reference:
+    try:
+        return read_image(name)
+    except ImageNameError as err:
+        raise EngineRefusedError(f"it {err}") from err
 
 
-def split_image(name: str) -> tuple[str, str]:
-    """(repository, tag or digest) as the pull call wants them; no tag means latest."""
-    repository, at, digest = name.partition("@")
-    if at:
-        return repository.rpartition(":")[0] if _has_tag(repository) else repository, digest
-    if _has_tag(name):
-        repository, _, tag = name.rpartition(":")
-        return repository, tag
-    return name, "latest"
-
-
-def _has_tag(name: str) -> bool:
-    return ":" in name.rpartition("/")[2]
+def _registry_digest(wanted: Reference, digests: Iterable[str]) -> str:
+    """As the registry has it that the image was asked of; an image may be in several."""
+    for text in digests:
+        with suppress(ImageNameError):
+            found = read_image(text)
+            same = (found.host, found.path) == (wanted.host, wanted.path)
+            if same and wanted.digest in ("", found.digest):
+                return found.name
+    return ""

@@ -350,14 +350,12 @@ class Executor:
         for attempt in list(self._attempts.values()):
             if not attempt.waits(Wait.IMAGE) or attempt.spec.image != pulled.image:
                 continue
-            if pulled.away:
-                continue  # asked for again once the engine is there
             attempt.waits_for, attempt.detail = None, ""
             if pulled.refused:
                 attempt.failure = pulled.refused
                 self._apply(attempt, Event.PREPARE_FAILED)
             else:
-                attempt.pull_s = pulled.took_s
+                attempt.pulls, attempt.pull_s = attempt.pulls + 1, attempt.pull_s + pulled.took_s
                 self._apply(attempt, Event.ARRIVED)
 
     def _capacity(self) -> Capacity:

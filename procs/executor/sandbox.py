@@ -27,7 +27,7 @@ LABEL_HOME = "hivemind.home"  # whose records prove what became of it: two worke
 
 @dataclass(frozen=True)
 class Image:
-    """What an image says of itself. `digest` pins it."""
+    """What an image says of itself. `digest` pins it; `registry_digest` names it elsewhere too."""
 
     digest: str
     entrypoint: tuple[str, ...] = ()
@@ -35,6 +35,7 @@ class Image:
     environment: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
+    registry_digest: str = ""  # with its repository; empty: it came from no registry
 
 
 @dataclass(frozen=True)

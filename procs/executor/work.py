@@ -65,6 +65,7 @@ log = logging.getLogger("executor")
 
 STOP = "stop"  # in the attempt's directory: that we told it to end, and why
 MOST_REFUSALS = 3  # a start that the engine refuses so often is the node's fault
+MOST_PULLS = 3  # of one image for one attempt: someone may remove it each time
 GRANT = "grant"  # what it was given: a later life may know less of the node's quota
 MOST_RECORD_BYTES = 65536
 _ASIDE = tuple(f".{name}.new" for name in (GRANT, STOP, REPORT, ARCHIVE))  # a kill leaves these
@@ -160,6 +161,8 @@ class Work:
         gone = self._image(attempt)  # someone may have removed it meanwhile
         if isinstance(gone, Outcome):
             return gone
+        if isinstance(err, NotThereError):  # removed, and come again for another task
+            return _missed(attempt, err)
         return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
@@ -167,9 +170,7 @@ class Work:
         try:
             return self._engine.image(name)
         except NotThereError as err:
-            if attempt.pull_s:
-                return _failed(sentences.IMAGE_VANISHED.say(image=name, words=err))
-            return Outcome(Event.MISSED, Wait.IMAGE, detail="waiting for its image")
+            return _missed(attempt, err)
         except EngineRefusedError as err:
             return _failed(sentences.IMAGE_UNUSABLE.say(image=name, words=err))
         except EngineAwayError as err:
@@ -209,7 +210,7 @@ class Work:
         body = container(place, image, granted, self._runtime, resolvers)
         made = Made(
             container_id=self._create(attempt, body, start),
-            image_digest=image.digest,
+            image_digest=image.registry_digest or image.digest,
             stop_signal=image.stop_signal or "SIGTERM",
             pull_s=attempt.pull_s,
         )
@@ -462,6 +463,12 @@ def guarded(job: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
 
 def _failed(said: Said[TaskPhase]) -> Outcome:
     return Outcome(Event.PREPARE_FAILED, failure=said)
+
+
+def _missed(attempt: Attempt, err: NotThereError) -> Outcome:
+    if attempt.pulls >= MOST_PULLS:
+        return _failed(sentences.IMAGE_VANISHED.say(image=attempt.spec.image, words=err))
+    return Outcome(Event.MISSED, Wait.IMAGE, detail="waiting for its image")
 
 
 def _keep_stop(attempt: Attempt) -> None:
