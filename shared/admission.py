@@ -52,11 +52,22 @@ def _forbidden(spec: Spec, node: Node) -> Refused | None:
         said = sentences.TRUST_TOO_LOW.say(asked=spec.min_trust_level, level=node.trust_level)
     elif policy := image_refusal(spec.image, node.allowed_images):
         said = policy
-    elif spec.egress and not node.egress_allowed:
-        said = sentences.EGRESS_OFF.say()
-    elif spec.egress and node.egress_ready is False:
-        said = sentences.EGRESS_NOT_READY.say()
+    elif network := _network(spec, node):
+        said = network
     return Refused(said) if said else None
+
+
+def _network(spec: Spec, node: Node) -> Said[Refusal] | None:
+    """Requirements need one too: only the executor knows which are installed already."""
+    if spec.egress and not node.egress_allowed:
+        return sentences.EGRESS_OFF.say()
+    if spec.egress and node.egress_ready is False:
+        return sentences.EGRESS_NOT_READY.say()
+    if spec.requirements and not node.egress_allowed:
+        return sentences.REQUIREMENTS_EGRESS_OFF.say()
+    if spec.requirements and node.egress_ready is False:
+        return sentences.REQUIREMENTS_EGRESS_NOT_READY.say()
+    return None
 
 
 def _too_large(spec: Spec, capacity: Capacity) -> Refused | None:
@@ -80,6 +91,6 @@ def _not_now(spec: Spec, node: Node) -> Refused | None:
         return Refused(said, BUSY_RETRY_S)
     if node.held >= node.capacity.max_held:
         return Refused(sentences.NODE_FULL.say(held=node.held), BUSY_RETRY_S)
-    if spec.egress and node.egress_ready is None:
+    if (spec.egress or spec.requirements) and node.egress_ready is None:
         return Refused(sentences.EGRESS_AWAY.say(), SOON_S)
     return None

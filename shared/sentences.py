@@ -171,7 +171,10 @@ PATH_TWICE = _invalid("{field}: '{path}' comes twice", "give each input a path o
 PATH_BELOW_FILE = _invalid(
     "{field}: lies in '{above}', which is a file", "give it a path beside that file"
 )
-LINE_INVALID = _invalid("{field}: must be one line of text", "leave out empty lines, split others")
+REQUIREMENT_INVALID = _invalid(
+    "{field}: {fault}",
+    "write it as numpy>=2, or as name @ https://host/name-1.0-py3-none-any.whl",
+)
 ATTEMPT_OLD = _invalid(
     "attempt {attempt} is older than {newest}, which this node knows",
     "assign an attempt with a higher number",
@@ -226,6 +229,16 @@ EGRESS_OFF = _refused(
 EGRESS_NOT_READY = _refused(
     Refusal.FORBIDDEN,
     "network EGRESS: the firewall of task networks is not in force on this node",
+    "give it to another node; the owner finds the reason in vpn.log",
+)
+REQUIREMENTS_EGRESS_OFF = _refused(
+    Refusal.FORBIDDEN,
+    "requirements: they are installed over the network, and the owner has set EGRESS=off",
+    "put what the task needs into its image, or give it to another node",
+)
+REQUIREMENTS_EGRESS_NOT_READY = _refused(
+    Refusal.FORBIDDEN,
+    "requirements: the firewall of the network on which they are installed is not in force",
     "give it to another node; the owner finds the reason in vpn.log",
 )
 RESOURCE_TOO_LARGE = _refused(
@@ -331,10 +344,45 @@ INPUT_BROKEN = _failed(
     "input '{path}' can't be unpacked: {words}",
     "pack it again, as .zip, .tar, .tar.gz or .tar.zst, within the task's limit of disk",
 )
-REQUIREMENTS_UNSUPPORTED = _failed(
+REQUIREMENTS_NOT_INSTALLED = _failed(
     Cause.DEPENDENCIES,
-    "requirements can't be installed by this version",
-    "put what the task needs into its image",
+    "its requirements could not be installed: {words}",
+    "correct them, or put what the task needs into its image",
+)
+REQUIREMENTS_WITHOUT_PYTHON = _failed(
+    Cause.DEPENDENCIES,
+    "image {image} has no python3, which requirements are installed with",
+    "choose an image with Python {oldest} or later",
+)
+REQUIREMENTS_PYTHON_OLD = _failed(
+    Cause.DEPENDENCIES,
+    "the python3 of image {image} is too old for pip",
+    "choose an image with Python {oldest} or later",
+)
+REQUIREMENTS_OUT_OF_MEMORY = _failed(
+    Cause.DEPENDENCIES,
+    "the installation of its requirements was killed at the task's limit of memory, {limit} bytes",
+    "ask for more (resources.memory_bytes), or for such as have wheels",
+)
+REQUIREMENTS_OUT_OF_DISK = _failed(
+    Cause.DEPENDENCIES,
+    "its requirements took {used} bytes of disk, the task's limit is {limit}",
+    "ask for more (resources.disk_bytes), or for fewer",
+)
+REQUIREMENTS_TOO_SLOW = _failed(
+    Cause.DEPENDENCIES,
+    "its requirements were not installed within {minutes} minutes ({progress})",
+    "ask for fewer, or for such as have wheels, or put them into its image",
+)
+REQUIREMENTS_STUCK = _failed(
+    Cause.DEPENDENCIES,
+    "nothing moved for {seconds} s while its requirements were installed ({progress})",
+    "order another attempt; the node's owner should look whether its package index answers",
+)
+REQUIREMENTS_NODE = _failed(
+    Cause.NODE,
+    "its requirements could not be installed on this node: {words}",
+    "order another attempt elsewhere; the node's owner finds more in executor.log",
 )
 GPUS_UNSUPPORTED = _failed(
     Cause.NODE,

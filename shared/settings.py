@@ -43,6 +43,7 @@ class Settings:
     pip_index_url: str = field(repr=False)  # these three may hold a password
     pip_extra_index_url: str = field(repr=False)
     pip_proxy: str = field(repr=False)
+    pip_cert: Path | None
     sandbox: str
     task_listen: str
     vpn: str
@@ -107,6 +108,22 @@ def _url(raw: str) -> str:
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must begin with https:// unless its host is a loopback address")
     return raw.rstrip("/")
+
+
+def _index(raw: str) -> str:
+    """As pip takes it: http is the owner's word, of a mirror of their own."""
+    try:
+        parts = urlsplit(_text(raw))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if raw and not usable:
+        raise ValueError("must be a URL such as https://pypi.example.org/simple")
+    return raw
+
+
+def _indexes(raw: str) -> str:
+    return " ".join(map(_index, raw.split()))
 
 
 def _seconds(raw: str) -> float:
@@ -230,10 +247,12 @@ SETTINGS = (
         "resolvers of tasks with network; empty: the host's own",
     ),
     Setting(
-        "PIP_INDEX_URL", "pip_index_url", "", _text, "the index of requirements; empty: PyPI"
+        "PIP_INDEX_URL", "pip_index_url", "", _index,
+        "the index of requirements; empty: https://pypi.org/simple",
     ),
-    Setting("PIP_EXTRA_INDEX_URL", "pip_extra_index_url", "", _text, "a second such index"),
-    Setting("PIP_PROXY", "pip_proxy", "", _text, "the proxy on the way there"),
+    Setting("PIP_EXTRA_INDEX_URL", "pip_extra_index_url", "", _indexes, "more such indexes"),
+    Setting("PIP_PROXY", "pip_proxy", "", _index, "the proxy on the way there"),
+    Setting("PIP_CERT", "pip_cert", "", _text, "a file of certificates; empty: the host's own"),
     Setting("SANDBOX", "sandbox", "runc", _one_of("runc", "runsc"), "the containers' runtime"),
     Setting(
         "TASK_LISTEN", "task_listen", "", _listen,
@@ -297,6 +316,7 @@ def _config_path(environment: Mapping[str, str], home: Path) -> Path | None:
 def _finish(values: dict[str, Any]) -> Settings:
     host, values["web_port"] = values.pop("web")
     values["web_host"] = host.strip("[]")  # as a socket wants it
+    values["pip_cert"] = values["home"] / values["pip_cert"] if values["pip_cert"] else None
     values["wireguard_config"] = values["home"] / values["wireguard_config"]
     values["node_name"] = values["node_name"] or socket.gethostname()
     if not is_loopback(values["web_host"]) and not values["web_token"]:
@@ -305,7 +325,7 @@ def _finish(values: dict[str, Any]) -> Settings:
 
 
 def _shown(setting: Setting, raw: str) -> str:
-    if setting.name.endswith("TOKEN"):
+    if setting.name.endswith(("TOKEN", "INDEX_URL", "PROXY")):  # an address may hold a password
         return "…"
     return raw[:80] if raw.isprintable() else ascii(raw[:80])
 

@@ -19,6 +19,7 @@ INPUT, INLINE, OUTPUT, CLAIM = "input", "inline", "output", "claim"
 LOG, RUN, ARCHIVE = "log", "run", "output.tar.gz"
 TASKS, KEPT = "tasks", "kept"  # below the home: held attempts; delivered ones, for a day
 DEBUG = "debug"  # … and what is left of those that failed
+LAYERS, SITE = "layers", "site"  # below the home: installed requirements, `layers/<name>/site`
 TASK_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,64}")
 
 MIB, GIB = 2**20, 2**30

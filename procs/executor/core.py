@@ -47,6 +47,7 @@ class Wait(StrEnum):
 
     IMAGE = "image"
     INPUTS = "inputs"
+    LAYER = "layer"  # its requirements are being installed
     NETWORK = "network"
 
 

@@ -25,7 +25,7 @@ from docker.errors import (
     StreamParseError,
 )
 
-from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_TASK, Image
+from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_LAYER, LABEL_TASK, Image
 from shared.images import ImageNameError, Reference, read_image
 from shared.taskdir import TaskKey
 
@@ -58,6 +58,15 @@ class Seen:
     key: TaskKey
     container_id: str
     state: str  # created, running, paused, exited, dead, …
+
+
+@dataclass(frozen=True)
+class Installing:
+    """A container that installs requirements, in Docker's list."""
+
+    container_id: str
+    name: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ class Engine(Protocol):
     def exit_of(self, container: str) -> Exit: ...
     def inspect(self, container: str) -> dict[str, Any]: ...
     def seen(self, home: str) -> list[Seen]: ...
+    def installing(self, home: str) -> list[Installing]: ...
     def deaths(self, home: str) -> Iterator[TaskKey]: ...
     def networks(self, home: str) -> list[str]: ...
     def network(self, name: str) -> Network: ...
@@ -298,6 +308,14 @@ class DockerEngine:
             rows = self._api().containers(all=True, filters=_ours(home))
         found = ((_key(row.get("Labels") or {}), row) for row in rows)
         return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
+
+    def installing(self, home: str) -> list[Installing]:
+        """This home's containers that install requirements."""
+        with _translated():
+            labels = [f"{LABEL_HOME}={home}", LABEL_LAYER]
+            rows = self._api().containers(all=True, filters={"label": labels})
+        names = (next(iter(row.get("Names") or [""])).lstrip("/") for row in rows)
+        return [Installing(row["Id"], n, row["State"]) for row, n in zip(rows, names, strict=True)]
 
     def networks(self, home: str) -> list[str]:
         """The names of this home's networks."""

@@ -21,8 +21,11 @@ from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
+from procs.executor.install_box import PipSettings
+from procs.executor.installs import Installed, Installs, orders
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
+from procs.executor.layers import Layers
 from procs.executor.networks import Egress
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
@@ -62,12 +65,18 @@ class Executor:
         self._store = Store(context.home / "lib" / "executor.db")
         engine: Engine = DockerEngine(context.settings.docker_host)
         keeper = ensure_keeper(context.home / "lib")
-        self._egress = Egress(engine, context.settings)
+        self._egress, self._layers = Egress(engine, context.settings), Layers(context.home)
         runtime, networks = context.settings.sandbox, self._egress.tasks
         self._debug = Debug(context.home, context.settings.debug_retention_h)
-        self._work = Work(engine, context.home, keeper, runtime, networks, self._debug)
+        self._work = Work(
+            engine, context.home, keeper, runtime, networks, self._debug, self._layers
+        )
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._pulls = Pulls(engine)
+        self._installs = Installs(
+            engine, self._layers, self._egress.installs, context.home, keeper, runtime,
+            PipSettings.of(context.settings),
+        )  # fmt: skip
         self._watch = Watch(engine, str(context.home))
         self._bells = Bells()
         self._guard = DiskGuard(self._tasks)
@@ -85,7 +94,7 @@ class Executor:
     # -------------------------------------------------------------- the loop
 
     def descriptors(self) -> Iterable[int]:
-        sources = (self._jobs, self._pulls, self._watch, self._bells, self._guard)
+        sources = (self._jobs, self._pulls, self._installs, self._watch, self._bells, self._guard)
         return [source.fileno() for source in sources]
 
     def beat(self, now_s: float) -> None:
@@ -109,7 +118,10 @@ class Executor:
             self._publish()
 
     def close(self) -> None:
-        sources = (self._jobs, self._pulls, self._watch, self._bells, self._guard, self._store)
+        sources = (
+            self._jobs, self._pulls, self._installs, self._watch, self._bells, self._guard,
+            self._store,
+        )  # fmt: skip
         for source in sources:
             source.close()
 
@@ -124,6 +136,8 @@ class Executor:
                 result()
         for pulled in self._pulls.results(now_s):
             self._pulled(pulled)
+        for installed in self._installs.results(now_s):
+            self._installed(installed)
         for news in self._watch.results(now_s):
             if isinstance(news, EngineIs):
                 self._engine_is(news)
@@ -136,6 +150,7 @@ class Executor:
         self._follow_wants(now_s)
         self._begin_waiting(now_s)
         self._want_images(now_s)
+        self._want_layers(now_s)
         self._want_networks(now_s)
 
     def _publish(self) -> None:
@@ -162,6 +177,8 @@ class Executor:
         self._attempts[attempt.key] = attempt
         if attempt.grant is not None and attempt.grant.network:
             self._egress.hold(attempt.key, attempt.grant.network)
+        if attempt.grant is not None and attempt.grant.layer:
+            self._layers.adopt(attempt.grant.layer, attempt.key)
         if attempt.step in core.ACTIVE and attempt.grant is None:
             attempt.grant = quota.grant(attempt.spec, self._capacity())
         if attempt.step in ALIVE:
@@ -356,6 +373,28 @@ class Executor:
                 self._apply(attempt, Event.PREPARE_FAILED)
             else:
                 attempt.pulls, attempt.pull_s = attempt.pulls + 1, attempt.pull_s + pulled.took_s
+                self._apply(attempt, Event.ARRIVED)
+
+    def _want_layers(self, now_s: float) -> None:
+        waiting = [a for a in self._attempts.values() if a.waits(Wait.LAYER)]
+        is_there = self._watch.about is not None
+        self._installs.want(orders(waiting), now_s, engine_is_there=is_there)
+        for attempt in waiting:
+            layer = attempt.grant.layer if attempt.grant else ""
+            attempt.detail = self._installs.progress(layer) or attempt.detail
+
+    def _installed(self, installed: Installed) -> None:
+        for attempt in list(self._attempts.values()):
+            grant = attempt.grant
+            if not attempt.waits(Wait.LAYER) or not grant or grant.layer != installed.layer:
+                continue
+            if installed.away or not installed.fails(grant):
+                continue  # asked for again: once the engine is there, or with more room
+            attempt.waits_for, attempt.detail = None, ""
+            if installed.refused:
+                attempt.failure = installed.refused
+                self._apply(attempt, Event.PREPARE_FAILED)
+            else:
                 self._apply(attempt, Event.ARRIVED)
 
     def _capacity(self) -> Capacity:

@@ -62,6 +62,7 @@ class Grant:
     disk_bytes: int
     processes: int
     network: str = ""  # the bridge that is its own until it is cleaned away; "": none
+    layer: str = ""  # its installed requirements
     image_digest: str = ""  # noted beside it, for the report of a later life
     pull_s: float = 0.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from procs.executor.quota import Grant
-from shared.taskdir import CLAIM, INPUT, MIB, OUTPUT, TaskKey
+from shared.taskdir import CLAIM, INPUT, LAYERS, MIB, OUTPUT, SITE, TaskKey
 
 TASK_UID = TASK_GID = 65534  # nobody: no image decides to run as root
 CPU_PERIOD_US = 100_000  # period and quota, not nano_cpus: those can't be changed live
@@ -19,9 +19,13 @@ KEEPER_EXTRA_PIDS = 1  # the keeper itself
 CLAIM_AT, KEEPER_AT, TASK_AT, OUTPUT_AT = "/.hivemind", "/.keeper", "/task", "/output"
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # else there is nothing to close
+REQUIREMENTS_AT = "/requirements"
+OWN_PLACES = (TASK_AT, OUTPUT_AT, CLAIM_AT, REQUIREMENTS_AT)  # no volume of an image's is there
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the keeper's too
 SMALLEST_MEMORY_BYTES = 8 * MIB  # Docker refuses less than 6
 
 LABEL_TASK, LABEL_ATTEMPT, LABEL_NODE = "hivemind.task", "hivemind.attempt", "hivemind.node"
+LABEL_LAYER = "hivemind.layer"  # on the container that installs requirements
 LABEL_HOME = "hivemind.home"  # whose records prove what became of it: two workers, one engine
 
 
@@ -75,6 +79,16 @@ def environment(
     return {**own, **given, **secrets}
 
 
+def with_requirements(environment: Mapping[str, str]) -> dict[str, str]:
+    """Python finds them before what the image has; their programs come after the image's."""
+    python_path = environment.get("PYTHONPATH", "")
+    return {
+        **environment,
+        "PYTHONPATH": f"{REQUIREMENTS_AT}:{python_path}" if python_path else REQUIREMENTS_AT,
+        "PATH": f"{environment.get('PATH') or DEFAULT_PATH}:{REQUIREMENTS_AT}/bin",
+    }
+
+
 def container(
     place: Place, image: Image, grant: Grant, runtime: str, resolvers: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
         ],
         "ShmSize": min(64 * MIB, memory // 2),
         "Tmpfs": _tmpfs(image, memory // 2),
-        "Mounts": _mounts(place),
+        "Mounts": _mounts(place, grant),
         "LogConfig": {"Type": "none"},  # the keeper writes the log
         "RestartPolicy": {"Name": "no"},  # a task never runs twice
         "AutoRemove": False,  # until its end is known
@@ -143,21 +157,25 @@ def network(name: str, resolvers: tuple[str, ...]) -> dict[str, Any]:
 def _tmpfs(image: Image, size: int) -> dict[str, str]:
     """/tmp and the image's own volumes: sized, and counted as the task's memory."""
     options = f"rw,nosuid,nodev,size={size},mode=1777"
-    paths = ("/tmp", *(v for v in image.volumes if v not in (TASK_AT, OUTPUT_AT, CLAIM_AT)))
+    paths = ("/tmp", *(v for v in image.volumes if v not in OWN_PLACES))
     return dict.fromkeys(paths, options)
 
 
-def _mounts(place: Place) -> list[dict[str, Any]]:
-    """The task's own directories and the keeper; no other path of the host."""
-    return [
-        _bind(place.directory / CLAIM, CLAIM_AT, read_only=False),
-        _bind(place.directory / OUTPUT, OUTPUT_AT, read_only=False),
-        _bind(place.directory / INPUT, TASK_AT, read_only=True),
-        _bind(place.keeper, KEEPER_AT, read_only=True),
+def _mounts(place: Place, grant: Grant) -> list[dict[str, Any]]:
+    """The task's own directories, the keeper, its requirements; no other path of the host."""
+    mounts = [
+        bind(place.directory / CLAIM, CLAIM_AT, read_only=False),
+        bind(place.directory / OUTPUT, OUTPUT_AT, read_only=False),
+        bind(place.directory / INPUT, TASK_AT, read_only=True),
+        bind(place.keeper, KEEPER_AT, read_only=True),
     ]
+    if grant.layer:
+        site = place.home / LAYERS / grant.layer / SITE
+        mounts.append(bind(site, REQUIREMENTS_AT, read_only=True))
+    return mounts
 
 
-def _bind(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:
+def bind(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:
     return {
         "Type": "bind",
         "Source": str(source),

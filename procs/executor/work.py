@@ -28,6 +28,7 @@ from procs.executor.engine import (
     EngineRefusedError,
     NotThereError,
 )
+from procs.executor.layers import Layers, layer_name
 from procs.executor.made import MADE, Made, write_made
 from procs.executor.networks import NO_NETWORK, NetworkError, Networks, NetworkWaitError, Taken
 from procs.executor.prepare import BLOBS, InputError, lay_out, missing
@@ -42,11 +43,13 @@ from procs.executor.sandbox import (
     container,
     container_name,
     environment,
+    with_requirements,
 )
 from procs.executor.verdict import NEVER_RAN, Loss, Stop, Verdict, judge
 from shared import sentences
 from shared.files import remove_tree, write_atomic
 from shared.messages import TaskPhase
+from shared.requirements import normalised
 from shared.sentences import Said
 from shared.taskdir import (
     ARCHIVE,
@@ -116,9 +119,10 @@ class Work:
         runtime: str,
         networks: Networks | None,
         debug: Debug,
+        layers: Layers,
     ) -> None:
         self._engine = engine
-        self._networks = networks
+        self._networks, self._layers = networks, layers
         self._home = home
         self._keeper = keeper
         self._runtime = runtime
@@ -139,6 +143,12 @@ class Work:
         image = self._image(attempt)
         if isinstance(image, Outcome):
             return image
+        given = self._with_layer(attempt, image, granted)
+        if isinstance(given, Outcome):
+            return given
+        return self._make_ready(attempt, image, given)
+
+    def _make_ready(self, attempt: Attempt, image: Image, granted: Grant) -> Outcome:
         try:
             taken = self._gather(attempt)
             if isinstance(taken, Outcome):
@@ -164,6 +174,22 @@ class Work:
         if isinstance(err, NotThereError):  # removed, and come again for another task
             return _missed(attempt, err)
         return _failed(sentences.CONTAINER_NOT_MADE.say(words=err))
+
+    def _with_layer(self, attempt: Attempt, image: Image, granted: Grant) -> Grant | Outcome:
+        """What it was given, with its installed requirements."""
+        if not attempt.spec.requirements:
+            return granted
+        try:
+            lines = normalised(attempt.spec.requirements)
+        except ValueError as err:  # refused at admission, unless its spec is older
+            return _failed(sentences.REQUIREMENTS_NOT_INSTALLED.say(words=err))
+        granted = replace(granted, layer=layer_name(lines, image.digest))
+        if self._layers.hold(granted.layer, attempt.key):
+            return granted
+        return Outcome(
+            Event.MISSED, Wait.LAYER, detail="waiting for its requirements",
+            grant=granted, image_digest=image.digest,
+        )  # fmt: skip
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
         name = attempt.spec.image
@@ -237,9 +263,10 @@ class Work:
         secrets: dict[str, str] = {}
         if spec.secret_names:
             secrets = json.loads((attempt.directory / SECRETS).read_bytes())
+        given = environment(image, spec.environment, secrets)
         return Start(
             argv=words,
-            environment=environment(image, spec.environment, secrets),
+            environment=with_requirements(given) if granted.layer else given,
             log_limit_bytes=spec.log_limit_bytes,
             file_limit_bytes=granted.disk_bytes,
         )
@@ -431,6 +458,7 @@ class Work:
             return Outcome(Event.ENGINE_LOST, detail=f"its container is not removed yet: {err}")
         for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT, SECRETS, MADE, *_ASIDE):
             remove_tree(attempt.directory / name)
+        self._layers.release(attempt.key)
         return Outcome(Event.CLEANED)
 
     def _inspected(self, attempt: Attempt) -> dict[str, Any] | None:
@@ -446,8 +474,6 @@ class Work:
 
 def beyond(spec: Spec) -> Said[TaskPhase] | None:
     """What it asks for that this version can't give: it never runs with less."""
-    if spec.requirements:
-        return sentences.REQUIREMENTS_UNSUPPORTED.say()
     if spec.gpus:
         return sentences.GPUS_UNSUPPORTED.say(gpus=spec.gpus)
     return None

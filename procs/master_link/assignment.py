@@ -6,10 +6,9 @@ sends it nowhere else. What merely does not fit here is shared/admission.py's to
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Sequence, Sized
 
-from shared import sentences
+from shared import requirements, sentences
 from shared.images import ImageNameError, read_image
 from shared.limits import start_fault
 from shared.pb import hivemind_pb2 as pb
@@ -70,7 +69,7 @@ def read(request: pb.TaskAssignmentRequest, default_image: str, now_unix_s: floa
         priority=request.priority,
         egress=request.network == pb.NETWORK_POLICY_EGRESS,
         inputs=_inputs(request.inputs),
-        requirements=_lines("requirements", request.requirements),
+        requirements=_requirements(request.requirements),
         output_globs=_globs(request.output_globs),
         output_limit_bytes=_limit(
             "output_limit_bytes", request.output_limit_bytes, DEFAULT_OUTPUT_LIMIT_BYTES
@@ -229,11 +228,13 @@ def _check_count(field: str, items: Sized) -> None:
         raise Malformed(sentences.TOO_MANY.say(field=field, most=MAX_LINES))
 
 
-def _lines(field: str, lines: Sequence[str]) -> tuple[str, ...]:
-    _check_count(field, lines)
+def _requirements(lines: Sequence[str]) -> tuple[str, ...]:
+    _check_count("requirements", lines)
     for number, line in enumerate(lines):
-        if re.search(r"[\0\r\n]", line) or not line.strip():
-            raise Malformed(sentences.LINE_INVALID.say(field=f"{field}[{number}]"))
+        fault = requirements.fault(line)
+        if fault is not None:
+            field = f"requirements[{number}]"
+            raise Malformed(sentences.REQUIREMENT_INVALID.say(field=field, fault=fault))
     return tuple(lines)
 
 

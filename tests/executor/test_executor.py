@@ -130,7 +130,7 @@ def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
 @pytest.mark.parametrize(
     ("name", "asked", "cause", "error"),
     [
-        ("needs", {"requirements": ("numpy",)}, "dependencies", "requirements can't be installed"),
+        ("needs", {"requirements": ("-r x",)}, "dependencies", "begins with -"),
         ("net", {"egress": True}, "node", "the owner has set EGRESS=off"),
         ("gpu", {"gpus": 1}, "node", "1 GPUs were asked for"),
         ("scheme", {"image": "https://x/y"}, "image", "https://x/y"),

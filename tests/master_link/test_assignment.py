@@ -122,6 +122,7 @@ MALFORMED = [
         "inputs[0].inline", _input(inline=b"x" * (MIB + 1), size_bytes=MIB + 1), id="large inline"
     ),
     pytest.param("requirements[0]", lambda a: a.requirements.append("a\nb"), id="two lines"),
+    pytest.param("requirements[1]", lambda a: a.requirements.extend(["a", "-i x"]), id="option"),
     pytest.param("output_globs[0]", lambda a: a.output_globs.append("../*"), id="glob outside"),
     pytest.param(
         "output_limit_bytes", lambda a: setattr(a, "output_limit_bytes", 2**63), id="limit"

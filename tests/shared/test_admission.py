@@ -26,6 +26,7 @@ SPEC = Spec(task_id="a", attempt=1, image="debian:12")
 FULL = msgspec.structs.replace(
     SPEC, cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, min_trust_level=1, egress=True
 )
+NEEDS: dict[str, Any] = {"requirements": ("numpy",)}
 FORBIDDEN, TOO_LARGE = Refusal.FORBIDDEN, Refusal.TOO_LARGE
 BUSY, DRAINING = Refusal.BUSY, Refusal.DRAINING
 PAUSED_NODE: dict[str, Any] = {"phase": NodePhase.PAUSED, "phase_reason": "the owner paused it"}
@@ -40,6 +41,7 @@ def judge(spec: dict[str, Any], node: dict[str, Any]) -> Refused | None:
     ("spec", "node"),
     [
         pytest.param({}, {}, id="the node's defaults"),
+        pytest.param(NEEDS, {}, id="requirements"),
         pytest.param({}, {"held": 2}, id="the last free place"),
         pytest.param({}, {"egress_allowed": False, "egress_ready": False}, id="no egress asked"),
         pytest.param({"image": "team/x/y:1"}, {}, id="two stars cross slashes"),
@@ -62,6 +64,8 @@ def test_a_task_may_have_all_there_is() -> None:
         pytest.param({}, {"allowed_images": ()}, FORBIDDEN, "ALLOWED_IMAGES", id="no image"),
         pytest.param({"egress": True}, {"egress_allowed": False}, FORBIDDEN, "=off", id="egress"),
         pytest.param({"egress": True}, {"egress_ready": False}, FORBIDDEN, "firewall", id="open"),
+        pytest.param(NEEDS, {"egress_allowed": False}, FORBIDDEN, "over the network", id="needs"),
+        pytest.param(NEEDS, {"egress_ready": False}, FORBIDDEN, "firewall", id="needs, open"),
         pytest.param({"cpus": 2.01}, {}, TOO_LARGE, "cpus is 2.01", id="cpus"),
         pytest.param({"memory_bytes": 1001}, {}, TOO_LARGE, "memory_bytes is 1001", id="memory"),
         pytest.param({"disk_bytes": 501}, {}, TOO_LARGE, "disk_bytes is 501", id="disk"),
