@@ -1,4 +1,4 @@
-"""`hivemind-worker`: the worker in the foreground, its status, its task image.
+"""`hivemind-worker`: the worker in the foreground, its status and history, its task image.
 
 Reads the bus for `status`; publishes nothing.
 """
@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from procs.cli import foreground
+from procs.cli import foreground, history
 from procs.cli.core import News, status_json, status_text
 from shared.bus import Tap, bus_directory
+from shared.history import MOST_ROWS, SearchError
 from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
 
@@ -119,6 +120,46 @@ def _listen(home: Path) -> News:
 def _expected(home: Path) -> list[tuple[str, str]]:
     sources = [path.stem for path in bus_directory(home).glob("*.sock")]
     return [(topic, source) for source in sources for topic in owned_by(source)]
+
+
+@app.command(name="history")
+def show_history(
+    context: typer.Context,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Words in a task's name, image, command or error; all must be there."),
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="S", help="succeeded, failed, …; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="T", help="Ended since: 90m, 2d, or 2026-11-25T08:00.")
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", help=f"At most so many, {MOST_ROWS}.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tasks that ended on this machine, the newest first. Exit code 1: there is no history."""
+    home = _settings(context.obj).home
+    try:
+        wanted = history.search(" ".join(text or ()), state or (), since, limit, time.time())
+        history.show(home, wanted, as_json=as_json)
+    except SearchError as err:
+        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
+    except history.NothingError as err:
+        raise _refused(str(err), 1) from err
+
+
+@app.command()
+def debug(
+    context: typer.Context,
+    task: Annotated[str, typer.Argument(help="A task's id, or ID.ATTEMPT.")],
+) -> None:
+    """Where what is left of a failed task lies: its output, its container's last state."""
+    settings = _settings(context.obj)
+    try:
+        history.show_debug(settings.home, task, settings.debug_retention_h)
+    except history.NothingError as err:
+        raise _refused(str(err), 1) from err
 
 
 @image.command()

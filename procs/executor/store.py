@@ -28,7 +28,7 @@ HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tasks'
 SHOWN_COMMAND = 500  # characters: a command may be megabytes
 
 SCHEMA = """
-CREATE TABLE tasks (
+CREATE TABLE IF NOT EXISTS tasks (
   task_id TEXT NOT NULL, attempt INTEGER NOT NULL, directory TEXT NOT NULL,
   phase TEXT NOT NULL, phases TEXT NOT NULL, image TEXT NOT NULL, command TEXT NOT NULL,
   changed_unix_s REAL NOT NULL, accepted_unix_s REAL, started_unix_s REAL, finished_unix_s REAL,
@@ -36,8 +36,12 @@ CREATE TABLE tasks (
   output_bytes INTEGER, output_files INTEGER,
   PRIMARY KEY (task_id, attempt)
 ) WITHOUT ROWID;
-CREATE INDEX tasks_by_time ON tasks (changed_unix_s);
+CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (changed_unix_s);
 """
+MIGRATIONS = (  # only ever added to; the first of them also mends a file that has lost its table
+    SCHEMA,
+    f"{SCHEMA} CREATE INDEX tasks_by_end ON tasks (finished_unix_s);",
+)
 UPSERT = """
 INSERT INTO tasks (task_id, attempt, directory, phase, phases, image, command, changed_unix_s,
   accepted_unix_s, started_unix_s, finished_unix_s, exit_code, error, cause, run_s, cpu_s,
@@ -62,12 +66,12 @@ DELETE FROM tasks WHERE changed_unix_s < max(?, ifnull(
 def open_if_possible(path: Path) -> sqlite3.Connection | None:
     """None: no room, or no reading of the disk now; that says nothing about the file."""
     try:
-        connection = open_database(path, [SCHEMA], log)
+        connection = open_database(path, MIGRATIONS, log)
         if connection.execute(HAS_TABLE).fetchone():
             return connection
         connection.close()
         set_aside(path, sqlite3.DatabaseError("it has no table"), log)
-        return open_database(path, [SCHEMA], log)
+        return open_database(path, MIGRATIONS, log)
     except sqlite3.OperationalError as err:
         log.error("history: %s can't be opened now: %s", path, err)
         return None

@@ -211,7 +211,7 @@ def page(
     inbox: Inbox,
     owner: Owner,
     samples: Samples,
-    history: list[dict[str, Any]] | None,
+    history: dict[str, Any] | None,
     now_s: float,
     now_unix_s: float,
 ) -> dict[str, Any]:

@@ -1,33 +1,67 @@
-"""The tasks that ended, from the executor's database: read-only, one connection a query."""
+"""The tasks that ended, as the page asks for them and shows them. Pure but for `look`."""
 
-import sqlite3
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-MOST_ROWS = 50
-BUSY_S = 0.2  # no news is shown sooner than late news
-COLUMNS = (
-    "task_id", "attempt", "phase", "image", "accepted_unix_s", "started_unix_s",
-    "finished_unix_s", "exit_code", "error", "cause",
-)  # fmt: skip
-QUERY = (
-    "SELECT * FROM tasks WHERE finished_unix_s > 0"
-    f" ORDER BY finished_unix_s DESC LIMIT {MOST_ROWS}"
-)
+from procs.web.core import harmless
+from shared.history import Page, Place, Search, SearchError, read_history
+from shared.messages import TaskPhase
+
+STRANGERS = ("image", "command", "error")  # what a master or a task wrote
 
 
-def read_history(path: Path) -> list[dict[str, Any]] | None:
-    """The newest first; None: there is none yet, or it can't be read at the moment."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+class Parameters(Protocol):
+    """Of a query: Starlette's QueryParams, or a test's."""
+
+    def get(self, key: str, default: str) -> str: ...
+    def getlist(self, key: str, /) -> Sequence[str]: ...
+
+
+def wanted(parameters: Parameters) -> Search:
+    """SearchError: it can't be read, and why."""
+    after = parameters.get("after", "")
+    return Search(
+        text=parameters.get("text", ""),
+        phases=tuple(_phase(name) for name in parameters.getlist("state") if name),
+        since_unix_s=_time(parameters, "since", 0.0),
+        until_unix_s=_time(parameters, "until", math.inf),
+        after=Place.parse(after) if after else None,
+    )
+
+
+def _phase(name: str) -> TaskPhase:
     try:
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S)
-    except sqlite3.Error:
-        return None
+        return TaskPhase(name)
+    except ValueError as err:
+        ends = " or ".join(phase for phase in TaskPhase if phase.is_final)
+        raise SearchError(f"state must be {ends}") from err
+
+
+def _time(parameters: Parameters, name: str, default: float) -> float:
+    text = parameters.get(name, "")
     try:
-        connection.row_factory = sqlite3.Row
-        rows = [dict(row) for row in connection.execute(QUERY)]
-    except sqlite3.Error:  # busy, being made, being moved: the next look will tell
-        return None
-    finally:
-        connection.close()
-    return [{name: row.get(name) for name in COLUMNS} for row in rows]
+        value = float(text) if text else default
+    except ValueError as err:
+        raise SearchError(f"{name} must be seconds since 1970") from err
+    if math.isnan(value):
+        raise SearchError(f"{name} must be seconds since 1970")
+    return value
+
+
+def look(database: Path, search: Search) -> dict[str, Any] | None:
+    """None: there is no history yet, or it can't be read at the moment."""
+    page = read_history(database, search)
+    return None if page is None else shown(page)
+
+
+def shown(page: Page) -> dict[str, Any]:
+    return {
+        "tasks": [_row(row) for row in page.rows],
+        "next": None if page.next is None else str(page.next),
+    }
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, **{name: harmless(row[name] or "") for name in STRANGERS}}

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from procs.web import core
-from procs.web.history import read_history
+from procs.web.history import look
 from procs.web.logs import Logs, Part
 from procs.web.owner import load_owner, save_owner
+from shared.history import Search
 from shared.messages import HostLoad, OwnerWant, TaskState
 from shared.service import Context
 
@@ -35,7 +36,7 @@ class Hub:
         self._samples = core.Samples()
         self._logs = Logs(context.home)
         self._tails: dict[str, core.LogTail] = {}
-        self._history: list[dict[str, Any]] | None = None
+        self._history: dict[str, Any] | None = None
         self._news = asyncio.Event()
         self._page = b""
         self._opened = asyncio.Event()
@@ -154,12 +155,16 @@ class Hub:
             now_s = time.monotonic()
             if now_s - asked_s >= HISTORY_S:
                 asked_s = now_s
-                self._history = await asyncio.to_thread(read_history, self._database)
+                self._history = await self.history(Search())
             tasks = self.tasks()
             if tasks is not None:
                 names = [task.directory for task in tasks.tasks if core.has_output(task)]
                 self._take_logs(await asyncio.to_thread(self._logs.look, names))
             await asyncio.sleep(LOOK_S)
+
+    async def history(self, search: Search) -> dict[str, Any] | None:
+        """A page of the tasks that ended; None: it can't be read at the moment."""
+        return await asyncio.to_thread(look, self._database, search)
 
     def _take_logs(self, added: dict[str, list[Part]]) -> None:
         """`added` names every task that is followed."""

@@ -17,7 +17,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from procs.web import core
+from procs.web.history import wanted
 from procs.web.hub import Hub
+from shared.history import SearchError
 
 log = logging.getLogger("web")
 
@@ -73,7 +75,7 @@ def _refused(status: int, reason: str) -> Response:
 
 
 def make_app(hub: Hub, access: core.Access) -> ASGIApp:
-    """The page and its three questions, behind the guard."""
+    """The page and its questions, behind the guard."""
 
     async def to_page(request: Request) -> Response:
         return RedirectResponse("/monitor.html")
@@ -84,6 +86,12 @@ def make_app(hub: Hub, access: core.Access) -> ASGIApp:
     async def health(request: Request) -> Response:
         healthy, body = hub.health()
         return _json(body, 200 if healthy else 503)
+
+    async def history(request: Request) -> Response:
+        try:
+            return _json(await hub.history(wanted(request.query_params)))
+        except SearchError as err:
+            return _refused(400, str(err))
 
     async def wish(request: Request) -> Response:
         try:
@@ -105,6 +113,7 @@ def make_app(hub: Hub, access: core.Access) -> ASGIApp:
         Route("/", to_page),
         Route("/events", events),
         Route("/healthz", health),
+        Route("/history", history),
         Route("/owner", wish, methods=["POST"]),
         Route("/tasks/{directory}/stop", stop, methods=["POST"]),
         *_static_routes(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from procs.executor.store import KEPT_DAYS, Store, row
+from procs.executor.store import KEPT_DAYS, MIGRATIONS, UPSERT, Store, row
 from shared.database import NewerDatabaseError
 from shared.messages import HeldTask, PhaseAt, TaskPhase
 from shared.taskdir import Report, TaskKey
@@ -51,7 +51,7 @@ def test_a_broken_one_is_set_aside(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"garbage" * 1000)
     else:
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA user_version = 1")
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     write(path, row(held("a"), 1.0, None))
     assert names(path) == ["a"]
     assert len(list(tmp_path.glob("db.broken-*"))) == 1
@@ -61,10 +61,35 @@ def test_a_newer_one_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "db"
     write(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     with pytest.raises(NewerDatabaseError, match="update it"):
         Store(path)
     assert list(tmp_path.glob("*.broken*")) == []
+
+
+@pytest.mark.parametrize("version", range(len(MIGRATIONS)))
+def test_an_older_one_goes_on_with_what_it_has(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for script in MIGRATIONS[:version]:
+            connection.executescript(script)
+        if version:
+            connection.execute(UPSERT, row(held("old"), 1.0, None))
+        connection.execute(f"PRAGMA user_version = {version}")
+    write(path, row(held("new"), 1.0, None))
+    assert names(path) == (["new", "old"] if version else ["new"])
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        indexes = {name for _, name, *_ in connection.execute("PRAGMA index_list(tasks)")}
+    assert {"tasks_by_time", "tasks_by_end"} <= indexes
+
+
+def test_one_that_has_lost_its_table_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    write(path, row(held("a"), 1.0, None))
+    assert names(path) == ["a"]
 
 
 def test_one_that_can_not_be_opened_now_is_no_broken_one(tmp_path: Path) -> None:

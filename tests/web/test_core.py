@@ -204,7 +204,7 @@ def test_alerts_say_what_to_look_at() -> None:
 
 def test_a_task_that_the_owner_stopped_is_stopping() -> None:
     inbox = inbox_with(("executor", task_state(9.0, running_task("a"), running_task("b"))))
-    told = page(inbox, Owner(stopped_tasks=("a.1",)), Samples(), [], 10.0, 0.0)
+    told = page(inbox, Owner(stopped_tasks=("a.1",)), Samples(), None, 10.0, 0.0)
     assert [task["stopping"] for task in told["tasks"]] == [True, False]
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from procs.web.history import read_history
+from procs.web.history import look
 from procs.web.logs import SKIPPED, Logs
 from procs.web.owner import load_owner, save_owner
 from shared.bus import Tap
-from shared.messages import NodePhase, OwnerWant
+from shared.history import Search
+from shared.messages import NodePhase, OwnerWant, TaskPhase
 from shared.settings import Settings
 from tests.fakes.bus_worker import running_task
+from tests.fakes.history import Ended, write_history
 from tests.fakes.keeper_log import KeeperLog
 from tests.web.conftest import DEADLINE_S, Beating, Serving, free_port, wait_for
 
@@ -246,8 +248,47 @@ def test_no_history_is_no_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "executor.db"
     if content is not None:
         path.write_bytes(content)
-    assert read_history(path) is None
+    assert look(path, Search()) is None
     assert sorted(tmp_path.iterdir()) == ([] if content is None else [path])
+
+
+def test_the_history_is_asked_for_in_pages(serving: Serving, home: Path) -> None:
+    port = serving.settings.web_port
+    assert ask(port, "GET", "/history")[::2] == (200, b"null")
+    error = "\x1b[31mred\x1b[0m \u202e"
+    write_history(
+        home / "lib" / "executor.db",
+        *(Ended(f"t-{n:02d}", TaskPhase.FAILED, 1000.0 + n, error=error) for n in range(60)),
+        Ended("good", TaskPhase.SUCCEEDED, 1.0),
+    )
+    first = json.loads(ask(port, "GET", "/history?state=failed")[2])
+    assert [task["task_id"] for task in first["tasks"]] == [f"t-{59 - n:02d}" for n in range(50)]
+    assert first["tasks"][0]["error"] == "red \ufffd"
+    path = f"/history?state=failed&after={first['next']}"
+    second = json.loads(ask(port, "GET", path)[2])
+    assert [task["task_id"] for task in second["tasks"]] == [f"t-{9 - n:02d}" for n in range(10)]
+    assert second["next"] is None
+    path = "/history?text=T-0%20fail&state=failed&state=cancelled&since=1003&until=1005"
+    assert json.loads(ask(port, "GET", path)[2]) == {"tasks": [], "next": None}
+    path = path.replace("%20fail", "")
+    found = json.loads(ask(port, "GET", path)[2])["tasks"]
+    assert [task["task_id"] for task in found] == ["t-05", "t-04"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("state=lost", b"state must be succeeded or failed or"),
+        ("since=soon", b"since must be seconds since 1970"),
+        ("until=nan", b"until must be seconds since 1970"),
+        ("after=1", b"after must be what an answer named as next"),
+        ("text=" + "a+" * 9, b"look for at most 8 words"),
+    ],
+)
+def test_a_search_that_can_not_be_read_is_said(serving: Serving, query: str, said: bytes) -> None:
+    status, _, body = ask(serving.settings.web_port, "GET", f"/history?{query}")
+    assert status == 400
+    assert body.startswith(said)
 
 
 def test_a_long_log_is_followed_from_near_its_end(

@@ -1,6 +1,5 @@
 """The page in a real Chromium, against a real bus and a real port."""
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,8 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from shared.messages import TaskPhase
 from shared.tasklog import STDERR
 from tests.fakes.bus_worker import running_task
+from tests.fakes.history import Ended, write_history
 from tests.fakes.keeper_log import KeeperLog
 from tests.web.conftest import Beating, Serving, wait_for
 
@@ -55,21 +56,14 @@ def shown(browser: Browser, serving: Serving) -> Iterator[Shown]:
 
 def add_history(home: Path) -> None:
     at = time.time()
-    connection = sqlite3.connect(home / "lib" / "executor.db")
-    with connection:
-        connection.execute(
-            "CREATE TABLE tasks(task_id, attempt, directory, phase, image, command,"
-            " accepted_unix_s, started_unix_s, finished_unix_s, exit_code, error, cause)"
-        )
-        connection.executemany(
-            "INSERT INTO tasks VALUES(?, 1, ?, ?, 'python', '', 1, ?, ?, ?, ?, ?)",
-            [
-                ("prepare", "prepare.1", "succeeded", at - 4073, at - 4000, 0, "", ""),
-                ("broken", "broken.1", "failed", at - 800, at - 300, 3, "exit code 3", "TASK"),
-                ("greedy", "greedy.1", "out_of_memory", at - 907, at - 900, 137, "too little", ""),
-            ],
-        )
-    connection.close()
+    write_history(
+        home / "lib" / "executor.db",
+        Ended("prepare", TaskPhase.SUCCEEDED, at - 4000, ran_s=73),
+        Ended("broken", TaskPhase.FAILED, at - 300, ran_s=500, exit_code=3,
+              error="the command exited 3; its log says why, if it says anything"),
+        Ended("greedy", TaskPhase.OUT_OF_MEMORY, at - 900, ran_s=7, exit_code=137,
+              error="it was killed at its limit of memory; ask for more"),
+    )  # fmt: skip
 
 
 def test_node_processes_and_machine_are_shown(shown: Shown) -> None:
@@ -149,6 +143,47 @@ def test_history_comes_from_the_executors_database(shown: Shown, beating: Beatin
     expect(rows).to_have_count(3)
     expect(rows.nth(0)).to_contain_text("broken.1")
     expect(rows.nth(0)).to_contain_text("8 min 20 s")
+
+
+def names(page: Page) -> list[str]:
+    first = "cells => cells.map(cell => cell.firstChild.textContent)"
+    return list(page.locator("#history td.name").evaluate_all(first))
+
+
+def test_the_history_is_searched(shown: Shown, beating: Beating) -> None:
+    page, at = shown.page, time.time()
+    hostile = "<b id=taken>x</b>"
+    add_history(beating.home)
+    write_history(
+        beating.home / "lib" / "executor.db",
+        *(Ended(f"bulk-{n:03d}", TaskPhase.SUCCEEDED, at - 5000 - n) for n in range(60)),
+        Ended("evil", TaskPhase.FAILED, at - 100, error=hostile, command=hostile),
+    )
+    rows = page.locator("#history tbody tr")
+    expect(rows).to_have_count(50)
+    more = page.get_by_role("button", name="Show more")
+    more.click()
+    expect(rows).to_have_count(64)
+    expect(more).to_be_hidden()
+    assert names(page)[:4] == ["evil.1", "broken.1", "greedy.1", "prepare.1"]
+    page.get_by_label("Words to look for").fill("LIMIT memory")
+    expect(rows).to_have_count(1)
+    assert names(page) == ["greedy.1"]
+    page.get_by_label("Words to look for").fill("%")
+    expect(page.locator("#history-empty")).to_have_text("nothing found")
+    page.get_by_label("Words to look for").fill("")
+    expect(rows).to_have_count(50)
+    page.get_by_label("Result").select_option("failed")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text(hostile)
+    assert page.locator("#taken").count() == 0
+    write_history(
+        beating.home / "lib" / "executor.db", Ended("late", TaskPhase.FAILED, time.time())
+    )
+    expect(rows).to_have_count(3, timeout=10_000)
+    page.get_by_label("Ended within").select_option("3600")
+    page.get_by_label("Result").select_option("")
+    expect(rows).to_have_count(4)
 
 
 def test_silence_is_shown_as_silence(shown: Shown, beating: Beating) -> None:

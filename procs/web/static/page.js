@@ -39,6 +39,7 @@ function duration(seconds) {
 }
 
 const since = (unix) => unix ? duration(now() - unix) : "–";
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 const words = (text) => String(text).replaceAll("_", " ");
 
 function bytes(count) {
@@ -77,7 +78,7 @@ function showNode(state) {
     ["Last heartbeat", node.heartbeat_acked_unix_s ? `${since(node.heartbeat_acked_unix_s)} ago` : "none yet"],
     ["Trust level", String(node.trust_level)],
     ["Rewards", `${node.reward_total.toLocaleString("en")} in all, ${node.reward_last} in the last report`],
-    ["To deliver", `${node.undelivered_tasks} tasks, ${node.unacknowledged_reports} reports`],
+    ["To deliver", `${counted(node.undelivered_tasks, "task")}, ${counted(node.unacknowledged_reports, "report")}`],
     ["Docker", !engine ? "no news" : engine.available ? engine.version || "there" : `away: ${engine.detail}`],
     ["VPN", !vpn ? "no news" : words(vpn.phase) + (vpn.detail ? `: ${vpn.detail}` : "")],
   ]);
@@ -170,7 +171,7 @@ function gpuChart(gpu) {
   return chart(label, use + heat, gauge((gpu.util_pct || 0) / 100));
 }
 
-// ---------------------------------------------------------------- processes, history
+// ---------------------------------------------------------------- processes
 
 function row(cells) {
   const made = document.createElement("tr");
@@ -203,15 +204,79 @@ function showProcesses(processes) {
   ])), silence("process.state", "the watchdog"));
 }
 
-function showHistory(history) {
-  showTable("history", (history || []).map((task) => row([
-    element("td", "name", `${task.task_id}.${task.attempt}`),
-    badgeCell(task.phase, task.error || ""),
+// ---------------------------------------------------------------- the history, searched
+
+const found = {filtered: false, more: [], next: null, newest: "", asked: 0, waits: 0};  // beyond what /events brings
+
+function taskRow(task) {
+  const name = element("td", "name", task.directory);
+  name.append(element("span", "reason", [task.image, task.command].filter(Boolean).join(" · ")));
+  return row([
+    name,
+    badgeCell(task.phase, task.error),
     element("td", "number", task.exit_code === null || task.exit_code < 0 ? "–" : String(task.exit_code)),
     element("td", "number", task.started_unix_s ? duration(task.finished_unix_s - task.started_unix_s) : "–"),
     element("td", "number", `${since(task.finished_unix_s)} ago`),
-  ])), "no task has ended yet");
+  ]);
 }
+
+function drawHistory(tasks, next) {
+  showTable("history", tasks.map(taskRow), found.filtered ? "nothing found" : "no task has ended yet");
+  byId("history-more").hidden = next === null;
+}
+
+function showHistory(history) {
+  const tasks = history ? history.tasks : [];
+  const newest = tasks.length ? `${tasks[0].directory} ${tasks[0].finished_unix_s}` : "";
+  const changed = newest !== found.newest;
+  found.newest = newest;
+  if (found.filtered || found.more.length) {  // what was asked for stays, and is asked for again when a task has ended
+    if (changed && found.filtered && found.more.length <= 50) lookUp();
+    else if (found.more.length) drawHistory(found.more, found.next);
+    return;
+  }
+  found.next = history ? history.next : null;
+  drawHistory(tasks, found.next);
+}
+
+function historyQuery(after) {
+  const query = new URLSearchParams();
+  const text = byId("history-text").value.trim(), within = byId("history-within").value;
+  if (text) query.set("text", text);
+  if (byId("history-state").value) query.set("state", byId("history-state").value);
+  if (within) query.set("since", String(Math.floor(now() - Number(within))));
+  found.filtered = query.toString() !== "";
+  if (after) query.set("after", after);
+  return `/history?${query}`;
+}
+
+async function lookUp(after) {
+  const mine = ++found.asked;  // an answer that was overtaken is dropped
+  const path = historyQuery(after);
+  let answer, said = "";
+  try {
+    answer = await fetch(path);
+    if (!answer.ok) said = await answer.text();
+    else answer = await answer.json();
+  } catch {
+    said = "The worker did not answer.";
+  }
+  if (mine !== found.asked) return;
+  if (said || answer === null) {
+    return setText(byId("history-empty"), said || "The history can't be read at the moment.");
+  }
+  const shown = after ? (found.more.length ? found.more : last.history.tasks) : [];
+  found.more = after || found.filtered ? [...shown, ...answer.tasks] : [];
+  found.next = answer.next;
+  drawHistory(found.more.length ? found.more : answer.tasks, answer.next);
+}
+
+byId("history-text").addEventListener("input", () => {
+  clearTimeout(found.waits);
+  found.waits = setTimeout(lookUp, 250);
+});
+for (const id of ["history-state", "history-within"]) byId(id).addEventListener("change", () => lookUp());
+byId("history-more").addEventListener("click", () => lookUp(found.next));
 
 // ---------------------------------------------------------------- tasks and their output
 
