@@ -7,7 +7,7 @@ from procs.executor.cgroup import Group, Use
 from procs.executor.core import PHASES, Event, Step, Wait
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
-from procs.executor.sandbox import container_name
+from procs.executor.sandbox import Image, container_name
 from procs.executor.verdict import Loss, Stop
 from shared.messages import HeldTask, PhaseAt, TaskPhase, TaskUse
 from shared.sentences import Said
@@ -24,6 +24,7 @@ class Outcome:
     waits_for: Wait | None = None  # with MISSED
     container_id: str | None = None
     image_digest: str | None = None
+    image: Image | None = None
     stop_signal: str | None = None
     pull_s: float | None = None
     grant: Grant | None = None
@@ -53,6 +54,7 @@ class Attempt:
     report: Report | None = None
     container_id: str = ""
     image_digest: str = ""
+    image: Image | None = None  # for what has to be made for it, once it was looked at
     stop_signal: str = ""
     pull_s: float = 0.0
     pulls: int = 0

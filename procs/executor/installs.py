@@ -72,8 +72,8 @@ class Order:
 
     layer: str
     requirements: tuple[str, ...]
-    image_digest: str
-    image: str
+    image: Image
+    image_name: str
     grant: Grant
 
 
@@ -110,12 +110,13 @@ def orders(waiting: Iterable[Attempt]) -> dict[str, Order]:
     found: dict[str, Order] = {}
     for attempt in waiting:
         grant = attempt.grant
-        if grant is not None and grant.layer not in found:
+        image = attempt.image
+        if grant is not None and image is not None and grant.layer not in found:
             found[grant.layer] = Order(
                 layer=grant.layer,
                 requirements=normalised(attempt.spec.requirements),
-                image_digest=attempt.image_digest,
-                image=attempt.spec.image,
+                image=image,
+                image_name=attempt.spec.image,
                 grant=replace(grant, layer=""),
             )
     return found
@@ -220,7 +221,7 @@ class Installs:
             try:
                 self._run(order, install, build)
                 installed = build / OUTPUT / INSTALLED
-                self._layers.finish(build, installed, order.requirements, order.image_digest)
+                self._layers.finish(build, installed, order.requirements, order.image.digest)
                 return
             except _LostError:
                 log.warning("layer %s: its container ended without a word", order.layer)
@@ -231,16 +232,15 @@ class Installs:
 
     def _run(self, order: Order, install: _Install, build: Path) -> None:
         """Install into `build`; back only when no process is left that could write there."""
-        image = self._engine.image(order.image_digest)
         with_cert = self._lay_out(build, order)
-        start = install_box.start(image, self._settings, order.grant, with_cert=with_cert)
+        start = install_box.start(order.image, self._settings, order.grant, with_cert=with_cert)
         write_claim(build, start, TASK_UID, TASK_GID)
         name = f"hivemind-{build.name.lstrip('.')}"
         container_id = ""
         self._containers.add(name)
         try:
             network = self._network(name, install)
-            container_id = self._engine.create(name, self._body(order, build, image, network))
+            container_id = self._engine.create(name, self._body(order, build, network))
             self._engine.start(container_id)
             _Looks(self._engine, self._home, self._settings, order, install).follow(
                 build, container_id
@@ -262,9 +262,11 @@ class Installs:
                 if install.unwanted.wait(LOOK_S):
                     raise _UnwantedError
 
-    def _body(self, order: Order, build: Path, image: Image, network: Taken) -> dict[str, object]:
+    def _body(self, order: Order, build: Path, network: Taken) -> dict[str, object]:
         place = Place(TaskKey(order.layer, 1), build, self._home, "", self._keeper)
-        return install_box.body(place, image, order.grant, self._runtime, order.layer, network)
+        return install_box.body(
+            place, order.image, order.grant, self._runtime, order.layer, network
+        )
 
     def _lay_out(self, build: Path, order: Order) -> bool:
         """What the container mounts; True: with certificates."""
@@ -328,7 +330,7 @@ class _Looks:
         finally:
             reader.close()
         order, lines = self._order, map(self._settings.without_passwords, self._lines)
-        said = install_box.why(record, lines, order.image, order.grant)
+        said = install_box.why(record, lines, order.image_name, order.grant)
         if said:
             raise _FailedError(said)
         self._judge_disk(build)

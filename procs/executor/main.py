@@ -504,7 +504,9 @@ class Executor:
 
 
 def _learn(attempt: Attempt, outcome: Outcome) -> None:
-    for name in ("container_id", "image_digest", "stop_signal", "pull_s", "detail", "grant"):
+    for name in (
+        "container_id", "image_digest", "image", "stop_signal", "pull_s", "detail", "grant",
+    ):  # fmt: skip
         value = getattr(outcome, name)
         if value is not None:
             setattr(attempt, name, value)

@@ -188,7 +188,7 @@ class Work:
             return granted
         return Outcome(
             Event.MISSED, Wait.LAYER, detail="waiting for its requirements",
-            grant=granted, image_digest=image.digest,
+            grant=granted, image_digest=image.digest, image=image,
         )  # fmt: skip
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
