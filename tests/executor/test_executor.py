@@ -145,6 +145,11 @@ def test_it_never_runs_with_less_than_it_asked(
     assert error in report.error
 
 
+def test_without_egress_there_is_no_network(executor: ExecutorAlone) -> None:
+    executor.wait(executor.available, "the engine is there")
+    assert executor.networks() == []
+
+
 def test_an_images_own_environment_may_be_too_much(executor: ExecutorAlone) -> None:
     made = executor.docker.create_container("hivemind-test-task:1", ["x"])
     environment = [f"A{number}={'x' * 60000}" for number in range(40)]

@@ -5,6 +5,8 @@ LAN, a VPN's peer and a cloud's metadata are addresses of the router's.
 """
 
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -174,3 +176,50 @@ def test_it_reaches_nothing_else_and_nobody_reaches_it(world: tuple[ExecutorAlon
     executor.cancel(other)
     executor.wait_report(other)
     executor.wait_released(other)
+
+
+def test_tasks_one_after_another_leave_the_pool_at_its_size(
+    world: tuple[ExecutorAlone, Wires],
+) -> None:
+    executor, _ = world
+    before = executor.networks()
+    for number in range(5):
+        key = executor.assign(task("true", name=f"one-{number}", egress=True))
+        assert executor.wait_report(key).phase is TaskPhase.SUCCEEDED
+        executor.wait_released(key)
+    assert executor.networks() == before
+    assert executor.containers() == []
+
+
+def test_a_later_life_knows_whose_a_network_is(world: tuple[ExecutorAlone, Wires]) -> None:
+    executor, _ = world
+    key = executor.assign(egress(LISTENS, "long"))
+    executor.wait(lambda: b"up" in executor.output(key), "it is up")
+    mine = address_of(executor, key)[0]
+    killed = executor.kill()
+    executor.wait(lambda: executor.pid() != killed, "another executor")
+    other = executor.assign(egress(LISTENS, "later"))
+    executor.wait(lambda: b"up" in executor.output(other), "the later one is up")
+    assert address_of(executor, other)[0] != mine
+    for one in (key, other):
+        executor.cancel(one)
+        assert executor.wait_report(one).phase is TaskPhase.CANCELLED
+        executor.wait_released(one)
+
+
+def test_without_the_firewalls_word_it_waits(world: tuple[ExecutorAlone, Wires]) -> None:
+    executor, _ = world
+    vpn = executor.pid("vpn")
+    os.kill(vpn, signal.SIGSTOP)
+    try:
+        executor.wait(lambda: executor.vpn() is None, "its last word is stale")
+        key = executor.assign(task("true", name="waits", egress=True))
+        executor.wait(
+            lambda: (held := executor.held(key)) and "waiting for the firewall" in held.detail,
+            "it says what it waits for",
+        )
+        assert executor.containers() == []
+    finally:
+        os.kill(vpn, signal.SIGCONT)
+    assert executor.wait_report(key).phase is TaskPhase.SUCCEEDED
+    executor.wait_released(key)
