@@ -35,6 +35,7 @@ class Settings:
     docker_host: str
     task_image: str
     allowed_images: tuple[str, ...]
+    image_disk_pct: int
     max_held_tasks: int
     reserved_cpus: float | None
     reserved_memory_bytes: int | None
@@ -152,6 +153,12 @@ def _count(raw: str) -> int:
     return int(raw)
 
 
+def _percent(raw: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", raw) or not 1 <= int(raw) <= 100:
+        raise ValueError("must be a whole number from 1 to 100")
+    return int(raw)
+
+
 def _size(raw: str) -> int | None:
     if not raw:
         return None
@@ -229,6 +236,10 @@ SETTINGS = (
     Setting(
         "ALLOWED_IMAGES", "allowed_images", "*", _patterns,
         "which images may run; see Images",
+    ),
+    Setting(
+        "IMAGE_DISK_PCT", "image_disk_pct", "85", _percent,
+        "pulled images go when Docker's disk is fuller; 100: never",
     ),
     Setting(
         "MAX_HELD_TASKS", "max_held_tasks", "100", _count, "tasks held at once, waiting ones too"

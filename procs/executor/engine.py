@@ -36,6 +36,7 @@ BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a networ
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # as long as nothing may move, see pulls.py: then its thread ends too
+NOTHING = "<none>"  # in Docker's lists: no repository, or no tag
 MOST_WORDS = 500  # characters of what the engine says
 
 
@@ -88,11 +89,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class LocalImage:
+    """An image that the engine has; one without a tag may still have digests."""
+
+    image_id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class About:
     """The engine itself."""
 
     version: str
     runtimes: tuple[str, ...]
+    data_root: str = ""  # where it keeps its images, on its own machine
 
 
 class PullStream(Protocol):
@@ -110,6 +121,9 @@ class Engine(Protocol):
     def ping(self) -> None: ...
     def image(self, name: str) -> Image: ...
     def pull(self, name: str) -> PullStream: ...
+    def images(self) -> list[LocalImage]: ...
+    def images_in_use(self) -> set[str]: ...
+    def remove_image(self, reference: str) -> None: ...
     def create(self, name: str, body: dict[str, Any]) -> str: ...
     def start(self, container: str) -> None: ...
     def signal(self, container: str, signal: str) -> None: ...
@@ -223,7 +237,10 @@ class DockerEngine:
             api = docker.APIClient(base_url=self._host, version="auto", timeout=ABOUT_S)
             info = api.info()
             api.close()
-        return About(str(info.get("ServerVersion", "")), tuple(sorted(info.get("Runtimes") or {})))
+        runtimes = tuple(sorted(info.get("Runtimes") or {}))
+        return About(
+            str(info.get("ServerVersion", "")), runtimes, str(info.get("DockerRootDir", ""))
+        )
 
     def image(self, name: str) -> Image:
         wanted = _read(name)
@@ -259,6 +276,28 @@ class DockerEngine:
             except requests.HTTPError as err:
                 raise docker.errors.create_api_error_from_http_exception(err) from err
         return _DockerPull(api, response)
+
+    def images(self) -> list[LocalImage]:
+        with _translated():
+            rows = self._api().images()
+        return [
+            LocalImage(
+                row["Id"],
+                tuple(tag for tag in row.get("RepoTags") or () if NOTHING not in tag),
+                tuple(digest for digest in row.get("RepoDigests") or () if NOTHING not in digest),
+            )
+            for row in rows
+        ]
+
+    def images_in_use(self) -> set[str]:
+        """Ids of the images that any container has, running or not."""
+        with _translated():
+            return {row["ImageID"] for row in self._api().containers(all=True)}
+
+    def remove_image(self, reference: str) -> None:
+        """Without force; one that is not there is removed already."""
+        with suppress(NotThereError), _translated():
+            self._api().remove_image(reference)
 
     def create(self, name: str, body: dict[str, Any]) -> str:
         """Create the container; the id. EngineRefusedError when the name is taken."""

@@ -21,6 +21,7 @@ from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
+from procs.executor.images import Images
 from procs.executor.install_box import PipSettings
 from procs.executor.installs import Installed, Installs, orders
 from procs.executor.jobs import Jobs
@@ -46,6 +47,7 @@ NAME = "executor"
 CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "KILL"})
 READS = ("task.want", "link.state", "vpn.state")
 
+IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
 APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three processes …
@@ -72,7 +74,10 @@ class Executor:
             engine, context.home, keeper, runtime, networks, self._debug, self._layers
         )
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
-        self._pulls = Pulls(engine)
+        self._images = Images(
+            engine, context.home, context.settings.docker_host, context.settings.image_disk_pct
+        )
+        self._pulls = Pulls(engine, self._images)
         self._installs = Installs(
             engine, self._layers, self._egress.installs, context.home, keeper, runtime,
             PipSettings.of(context.settings),
@@ -103,6 +108,7 @@ class Executor:
             self._jobs.submit("network", self._egress.ensure)
         if now_s >= self._debug.due_s and not self._jobs.is_busy(DEBUG):
             self._jobs.submit(DEBUG, self._work.trim_debug)
+        self._tidy_images(now_s)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)
@@ -281,6 +287,7 @@ class Executor:
             attempt.record = read_run(attempt.directory)
         if outcome.event is Event.PREPARED and attempt.step is Step.PREPARING:
             self._bells.hang(attempt.key, attempt.directory)
+            self._images.use(attempt.spec.image)
         attempt.waits_for = outcome.waits_for
         self._apply(attempt, outcome.event)
 
@@ -363,7 +370,16 @@ class Executor:
                 attempt.waits_for, attempt.detail = None, ""
                 self._apply(attempt, Event.ARRIVED)
 
+    def _tidy_images(self, now_s: float) -> None:
+        about = self._watch.about
+        if about and self._images.is_due(now_s) and not self._jobs.is_busy(IMAGES):
+            ahead = (Step.WAITING, *core.ACTIVE)
+            wanted = {a.spec.image for a in self._attempts.values() if a.step in ahead}
+            wanted.add(self._settings.task_image)
+            self._jobs.submit(IMAGES, self._images.tidying(about.data_root, wanted, now_s))
+
     def _pulled(self, pulled: Pulled) -> None:
+        self._images.look_soon()
         for attempt in list(self._attempts.values()):
             if not attempt.waits(Wait.IMAGE) or attempt.spec.image != pulled.image:
                 continue

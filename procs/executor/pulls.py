@@ -17,6 +17,7 @@ from procs.executor.engine import (
     NotThereError,
     PullStream,
 )
+from procs.executor.images import Images
 from procs.executor.jobs import Jobs
 from procs.executor.pull_progress import Progress
 from shared import sentences
@@ -109,8 +110,11 @@ class _End:
 class Pulls:
     """Belongs to the loop's thread."""
 
-    def __init__(self, engine: Engine, uniform: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, engine: Engine, images: Images, uniform: Callable[[], float] = random.random
+    ) -> None:
         self._engine = engine
+        self._images = images
         self._uniform = uniform
         self._jobs: Jobs[_End | Pulled] = Jobs(MOST_AT_ONCE, "pull")
         self._under_way: dict[str, _Pull] = {}
@@ -174,7 +178,9 @@ class Pulls:
         """In a thread."""
         try:
             if not self._is_here(image):
+                before = self._images.before()
                 one.follow(self._engine.pull(image))
+                self._images.came(image, before)
         except NotThereError as err:
             return _End(image, str(err))
         except EngineRefusedError as err:

@@ -4,6 +4,7 @@ import select
 import threading
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,9 +14,11 @@ from procs.executor.engine import (
     DockerEngine,
     EngineAwayError,
     EngineRefusedError,
+    LocalImage,
     NotThereError,
     PullStream,
 )
+from procs.executor.images import Images
 from procs.executor.pulls import (
     AGAIN_S,
     MOST_AT_ONCE,
@@ -73,6 +76,9 @@ class Registry(DockerEngine):
             return Image(name)
         raise NotThereError(name)
 
+    def images(self) -> list[LocalImage]:
+        return []
+
     def pull(self, name: str) -> PullStream:
         self.asked.append(name)
         if self.answers:
@@ -102,8 +108,9 @@ def registry() -> Iterator[Registry]:
 
 
 @pytest.fixture
-def pulls(registry: Registry) -> Iterator[Pulls]:
-    made = Pulls(registry, uniform=lambda: 0.5)
+def pulls(registry: Registry, tmp_path: Path) -> Iterator[Pulls]:
+    images = Images(registry, tmp_path, "", 100)
+    made = Pulls(registry, images, uniform=lambda: 0.5)
     yield made
     made.close()
 

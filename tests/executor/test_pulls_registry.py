@@ -1,6 +1,8 @@
 """Pulls from a real registry, over a wire that stalls, is cut, or answers in its place; and tasks
 of the executor whose images lie there."""
 
+import hashlib
+import json
 import os
 import select
 import subprocess
@@ -10,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 
 from procs.executor.engine import DockerEngine, NotThereError
+from procs.executor.images import Images
 from procs.executor.pulls import NO_PROGRESS_S, Pulled, Pulls
+from shared.taskdir import InputSpec
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.fakes.registry import Registry
 from tests.system.engine.private import PrivateEngine
@@ -73,8 +78,10 @@ def program(folder: Path) -> bytes:
 
 
 @pytest.fixture
-def pulls(own_engine: PrivateEngine) -> Iterator[Pulls]:
-    made = Pulls(DockerEngine(own_engine.host), uniform=lambda: 0.0)
+def pulls(own_engine: PrivateEngine, tmp_path: Path) -> Iterator[Pulls]:
+    (tmp_path / "lib").mkdir()
+    engine = DockerEngine(own_engine.host)
+    made = Pulls(engine, Images(engine, tmp_path, "", 100), uniform=lambda: 0.0)
     yield made
     made.close()
 
@@ -298,3 +305,73 @@ def test_an_image_that_is_nowhere_is_the_cause(
     report = executor.wait_report(executor.assign(task(name="no", image=registry.name("no:1"))))
     assert (report.phase, report.cause, report.exit_code) == ("failed", "image", -1)
     assert "manifest unknown" in report.error
+
+
+# ------------------------------------------------------------------ cleaning up
+
+
+def is_here(executor: ExecutorAlone, image: str) -> bool:
+    try:
+        return bool(local_id(executor, image))
+    except docker.errors.ImageNotFound:
+        return False
+
+
+def test_pulled_images_go_when_the_disk_is_full_and_no_others(
+    own_engine: PrivateEngine, registry: Registry, program: bytes
+) -> None:
+    names = ("unused", "moved", "default", "container", "named", "owners")
+    images = {name: registry.name(f"clean-{name}:1") for name in names}
+    for name in names:
+        registry.push(f"clean-{name}", "1", marked(name, program))
+    default = images["default"]
+    executor = ExecutorAlone(own_engine.host, IMAGE_DISK_PCT="1", TASK_IMAGE=default).start()
+    try:
+        executor.docker.pull(images["owners"])
+        keys = [executor.assign(task(name=name, image=images[name])) for name in names]
+        assert {executor.wait_report(key).phase for key in keys} == {"succeeded"}
+        executor.wait(lambda: executor.containers() == [], "the tasks' containers gone")
+        executor.docker.create_container(images["container"], name="of-the-owner")
+        executor.docker.tag(images["named"], "owners-name", "1")
+        left_over = local_id(executor, images["moved"])
+        registry.push("clean-moved", "2", marked("moved since", program))
+        registry.move("clean-moved", "2", "1")
+        executor.docker.pull(images["moved"])  # by the owner: ours is left without a tag
+        assert all(is_here(executor, image) for image in (*images.values(), left_over))
+
+        record = executor.home / "lib" / "images.json"
+        entries = json.loads(record.read_bytes())
+        assert len(entries) == len(names) - 1, "the owner's own is not in it"
+        old = {key: {**one, "used_unix_s": 1.0} for key, one in entries.items()}
+        record.write_text(json.dumps(old))
+        executor.kill()
+        executor.wait(lambda: not is_here(executor, images["unused"]), "the unused one gone")
+        executor.wait(lambda: not is_here(executor, left_over), "the one without a tag gone")
+        stays = [name for name in names if is_here(executor, images[name])]
+        assert stays == ["moved", "default", "container", "named", "owners"]
+        again = executor.assign(task(name="again", image=images["unused"]))
+        assert executor.wait_report(again).phase == "succeeded"
+    finally:
+        executor.docker.remove_container("of-the-owner")
+        executor.stop()
+
+
+def test_an_image_that_is_removed_before_its_task_starts_is_pulled_again(
+    executor: ExecutorAlone, registry: Registry, program: bytes
+) -> None:
+    registry.push("removed", "1", marked("came twice", program))
+    image, data = registry.name("removed:1"), b"late"
+    inputs = (InputSpec(path="x", size_bytes=4, sha256=hashlib.sha256(data).hexdigest()),)
+    key = executor.assign(task(name="removed", image=image, inputs=inputs))
+
+    def waits_for_input() -> bool:
+        held = executor.held(key)
+        return held is not None and "input" in held.detail and is_here(executor, image)
+
+    executor.wait(waits_for_input, "the image here, and an input missed")
+    executor.docker.remove_image(image)
+    blobs = executor.directory(key) / "blobs"
+    (blobs / "0.part").write_bytes(data)
+    (blobs / "0.part").rename(blobs / "0")
+    assert executor.wait_report(key).phase == "succeeded"
+    assert executor.output(key) == b"came twice\n"
