@@ -115,7 +115,7 @@ class Executor:
         self._publish()
 
     def wake(self, ready: set[int], now_s: float) -> None:
-        self._take_results(now_s)
+        self._take_results(ready, now_s)
         for key in self._bells.rung() if self._bells.fileno() in ready else ():
             if key in self._attempts:
                 self._read_record(self._attempts[key])
@@ -131,20 +131,21 @@ class Executor:
         for source in sources:
             source.close()
 
-    def _take_results(self, now_s: float) -> None:
-        for full in self._guard.full():
+    def _take_results(self, ready: set[int], now_s: float) -> None:
+        for full in self._guard.full() if self._guard.fileno() in ready else ():
             if full.key in self._attempts:
                 self._stop(self._attempts[full.key], full.said, full.at_ns)
-        for lane, result in self._jobs.results():
+        for lane, result in self._jobs.results() if self._jobs.fileno() in ready else ():
             if isinstance(result, Outcome):
                 self._finish(lane, result, now_s)
             else:
                 result()
-        for pulled in self._pulls.results(now_s):
+        for pulled in self._pulls.results(now_s) if self._pulls.fileno() in ready else ():
             self._pulled(pulled)
-        for installed in self._installs.results(now_s):
-            self._installed(installed)
-        for news in self._watch.results(now_s):
+        if self._installs.fileno() in ready:
+            for installed in self._installs.results(now_s):
+                self._installed(installed)
+        for news in self._watch.results(now_s) if self._watch.fileno() in ready else ():
             if isinstance(news, EngineIs):
                 self._engine_is(news)
             elif isinstance(news, Listed):
