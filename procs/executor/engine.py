@@ -5,10 +5,11 @@
 """
 
 import json
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Protocol
 
 import docker
@@ -25,13 +26,13 @@ from docker.errors import (
     StreamParseError,
 )
 
+from procs.executor.docker_wire import SaidNoError, Wire
 from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_LAYER, LABEL_TASK, Image
 from shared.images import ImageNameError, Reference, read_image
 from shared.taskdir import TaskKey
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
 SIGNAL_S = 10  # past this it is sent through the kernel
-UNIX = "unix://"
 BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a network's interface
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
@@ -143,6 +144,9 @@ class Engine(Protocol):
 def _translated() -> Iterator[None]:
     try:
         yield
+    except SaidNoError as err:
+        kind = NotThereError if err.status == HTTPStatus.NOT_FOUND else EngineRefusedError
+        raise kind(_short(err.words)) from err
     except NotFound as err:
         raise NotThereError(_words(err)) from err
     except APIError as err:
@@ -154,6 +158,7 @@ def _translated() -> Iterator[None]:
         urllib3.exceptions.HTTPError,
         DockerException,
         StreamParseError,  # it died in the middle of a line
+        HTTPException,
         OSError,
     ) as err:
         raise EngineAwayError(_short(f"Docker does not answer: {err}")) from err
@@ -166,19 +171,6 @@ def _words(err: APIError) -> str:
 def _short(words: str) -> str:
     """They go over the bus and into the report."""
     return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]} …"
-
-
-def _ping(path: str) -> None:
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PING_S)
-            connection.connect(path)
-            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            status = connection.recv(64).split(b"\r\n")[0].decode(errors="replace")
-    except OSError as err:
-        raise EngineAwayError(f"Docker does not answer at {path}: {err.strerror or err}") from err
-    if status.split()[1:2] != ["200"]:
-        raise EngineAwayError(f"Docker does not answer at {path}: {status!r}")
 
 
 class _DockerPull:
@@ -206,13 +198,12 @@ class _DockerPull:
 
 
 class DockerEngine:
-    """Docker, through its SDK. Connects at the first call; safe to use from several threads."""
+    """Docker. Connects at the first call; safe to use from several threads."""
 
     def __init__(self, host: str) -> None:
         self._host = host
         self._client: docker.APIClient | None = None
-        self._pinger: docker.APIClient | None = None
-        self._signaller: docker.APIClient | None = None
+        self._wire = Wire(host)
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
@@ -221,16 +212,8 @@ class DockerEngine:
         return self._client
 
     def ping(self) -> None:
-        """Once a second for ever: on its socket without the SDK, which takes ten times as long."""
-        if self._host.startswith(UNIX):
-            _ping(self._host.removeprefix(UNIX))
-            return
         with _translated():
-            if self._pinger is None:
-                self._pinger = docker.APIClient(
-                    base_url=self._host, version="1.41", timeout=PING_S, num_pools=1  # type: ignore[arg-type]
-                )
-            self._pinger.ping()
+            self._wire.call("GET", "_ping", timeout_s=PING_S)
 
     def about(self) -> About:
         with _translated():
@@ -245,7 +228,9 @@ class DockerEngine:
     def image(self, name: str) -> Image:
         wanted = _read(name)
         with _translated():
-            found: dict[str, Any] = self._api().inspect_image(wanted.name)  # type: ignore[no-untyped-call]
+            path = ("images", *wanted.name.split("/"), "json")
+            said = self._wire.call("GET", *path, timeout_s=CALL_S)
+        found = json.loads(said)
         config = found.get("Config") or {}
         return Image(
             digest=found["Id"],
@@ -302,50 +287,53 @@ class DockerEngine:
     def create(self, name: str, body: dict[str, Any]) -> str:
         """Create the container; the id. EngineRefusedError when the name is taken."""
         with _translated():
-            created = self._api().create_container_from_config(body, name)  # type: ignore[no-untyped-call]
-        return str(created["Id"])
+            said = self._wire.call(
+                "POST", "containers", "create", timeout_s=CALL_S, body=body, name=name
+            )
+        return str(json.loads(said)["Id"])
 
     def start(self, container: str) -> None:
         with _translated():
-            self._api().start(container)
+            self._wire.call("POST", "containers", container, "start", timeout_s=CALL_S)
 
     def signal(self, container: str, signal: str) -> None:
         with _translated():
-            if self._signaller is None:
-                self._signaller = docker.APIClient(
-                    base_url=self._host, version="auto", timeout=SIGNAL_S
-                )
-            self._signaller.kill(container, signal)
+            self._wire.call(
+                "POST", "containers", container, "kill", timeout_s=SIGNAL_S, signal=signal
+            )
 
     def remove(self, container: str) -> None:
         """Remove it, running or not; one that is not there is removed already."""
         try:
             with _translated():
-                self._api().remove_container(container, v=True, force=True)
+                self._wire.call(
+                    "DELETE", "containers", container, timeout_s=CALL_S, v="1", force="1"
+                )
         except NotThereError:
             return
 
     def stop_signal(self, container: str) -> str:
-        with _translated():
-            config = self._api().inspect_container(container)["Config"]
-        return str(config.get("StopSignal") or "SIGTERM")
+        return str(self.inspect(container)["Config"].get("StopSignal") or "SIGTERM")
 
     def exit_of(self, container: str) -> Exit:
-        with _translated():
-            state = self._api().inspect_container(container)["State"]
+        state = self.inspect(container)["State"]
         return Exit(int(state.get("ExitCode", 0)), bool(state.get("OOMKilled")))
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine says of it; no secret is among that."""
         with _translated():
-            found: dict[str, Any] = self._api().inspect_container(container)
+            said = self._wire.call("GET", "containers", container, "json", timeout_s=CALL_S)
+        found: dict[str, Any] = json.loads(said)
         return found
 
     def seen(self, home: str) -> list[Seen]:
         """Every container that carries this home's label."""
         with _translated():
-            rows = self._api().containers(all=True, filters=_ours(home))
-        found = ((_key(row.get("Labels") or {}), row) for row in rows)
+            filters = json.dumps({"label": [f"{LABEL_HOME}={home}"]})
+            said = self._wire.call(
+                "GET", "containers", "json", timeout_s=CALL_S, all="1", filters=filters
+            )
+        found = ((_key(row.get("Labels") or {}), row) for row in json.loads(said))
         return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
 
     def installing(self, home: str) -> list[Installing]:
