@@ -116,9 +116,6 @@ class Executor:
 
     def wake(self, ready: set[int], now_s: float) -> None:
         self._take_results(ready, now_s)
-        for key in self._bells.rung() if self._bells.fileno() in ready else ():
-            if key in self._attempts:
-                self._read_record(self._attempts[key])
         self._decide(now_s)
         if self._changed and (self._urgent or now_s >= self._published_s + APART_S):
             self._publish()
@@ -132,26 +129,50 @@ class Executor:
             source.close()
 
     def _take_results(self, ready: set[int], now_s: float) -> None:
-        for full in self._guard.full() if self._guard.fileno() in ready else ():
+        for source, take in (
+            (self._guard, self._take_full),
+            (self._jobs, self._take_outcomes),
+            (self._pulls, self._take_images),
+            (self._installs, self._take_layers),
+            (self._watch, self._take_news),
+            (self._bells, self._take_bells),
+        ):
+            if source.fileno() in ready:
+                take(now_s)
+
+    def _take_full(self, now_s: float) -> None:
+        for full in self._guard.full():
             if full.key in self._attempts:
                 self._stop(self._attempts[full.key], full.said, full.at_ns)
-        for lane, result in self._jobs.results() if self._jobs.fileno() in ready else ():
+
+    def _take_outcomes(self, now_s: float) -> None:
+        for lane, result in self._jobs.results():
             if isinstance(result, Outcome):
                 self._finish(lane, result, now_s)
             else:
                 result()
-        for pulled in self._pulls.results(now_s) if self._pulls.fileno() in ready else ():
+
+    def _take_images(self, now_s: float) -> None:
+        for pulled in self._pulls.results(now_s):
             self._pulled(pulled)
-        if self._installs.fileno() in ready:
-            for installed in self._installs.results(now_s):
-                self._installed(installed)
-        for news in self._watch.results(now_s) if self._watch.fileno() in ready else ():
+
+    def _take_layers(self, now_s: float) -> None:
+        for installed in self._installs.results(now_s):
+            self._installed(installed)
+
+    def _take_news(self, now_s: float) -> None:
+        for news in self._watch.results(now_s):
             if isinstance(news, EngineIs):
                 self._engine_is(news)
             elif isinstance(news, Listed):
                 self._compare(news)
             else:
                 self._died(news)
+
+    def _take_bells(self, now_s: float) -> None:
+        for key in self._bells.rung():
+            if key in self._attempts:
+                self._read_record(self._attempts[key])
 
     def _decide(self, now_s: float) -> None:
         self._follow_wants(now_s)
