@@ -4,6 +4,7 @@ The order is the contract's: what is malformed is refused before this (master_li
 never fits (FORBIDDEN, TOO_LARGE), then what does not fit now (DRAINING, BUSY).
 """
 
+import math
 from dataclasses import dataclass
 
 from shared import sentences
@@ -43,6 +44,8 @@ def refusal(spec: Spec, node: Node) -> Refused | None:
     too_large = _too_large(spec, node.capacity)
     if too_large is not None and node.capacity.trust_level != node.trust_level:
         too_large = Refused(sentences.TRUST_CHANGED.say(), SOON_S)
+    if too_large is not None and spec.gpus and not node.capacity.gpus_known:
+        too_large = Refused(sentences.GPUS_UNKNOWN.say(), SOON_S)
     return _forbidden(spec, node) or too_large or _not_now(spec, node)
 
 
@@ -76,11 +79,20 @@ def _too_large(spec: Spec, capacity: Capacity) -> Refused | None:
         ("memory_bytes", spec.memory_bytes, capacity.memory_bytes),
         ("disk_bytes", spec.disk_bytes, capacity.disk_bytes),
         ("gpus", spec.gpus, capacity.gpus),
+        ("gpu_memory_bytes", spec.gpu_memory_bytes, gpu_memory(spec.gpus, capacity)),
     ):
         if asked > most:
             said = sentences.RESOURCE_TOO_LARGE.say(field=field, asked=asked, most=most)
             return Refused(said)
     return None
+
+
+def gpu_memory(gpus: int, capacity: Capacity) -> float:
+    """The most that each of so many GPUs has; who asks for none may ask any size of them."""
+    if not gpus:
+        return math.inf
+    sizes = capacity.gpu_memory_bytes  # the largest first
+    return sizes[gpus - 1] if gpus <= len(sizes) else 0
 
 
 def _not_now(spec: Spec, node: Node) -> Refused | None:

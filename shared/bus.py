@@ -208,6 +208,11 @@ class Bus:
         found = [path.stem for path in self._directory.iterdir() if path.suffix == ".sock"]
         return [source for source in found if topic in owned_by(source)]
 
+    def sources(self, kind: type[Message]) -> list[str]:
+        """Who may speak of it and has a socket here, whether it speaks or not."""
+        topic = str(kind.__struct_config__.tag)
+        return [source for source in self._subscribers if topic in owned_by(source)]
+
     def publish(self, message: Message) -> None:
         """Send a STATE and keep it for those who subscribe later."""
         if message.topic not in owned_by(self.name):

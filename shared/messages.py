@@ -137,6 +137,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     max_held: int = 0
     disk_full: bool = False
     trust_level: int = 0  # the one that it was computed for
+    gpu_memory_bytes: tuple[int, ...] = ()  # of each healthy card, the largest first
+    gpus_known: bool = True  # False: a monitor of GPUs has not spoken yet
 
 
 class TaskState(Message, frozen=True, tag="task.state"):

@@ -249,6 +249,9 @@ RESOURCE_TOO_LARGE = _refused(
 TRUST_CHANGED = _busy(
     "this node has just been given another trust level", "send it again in a second"
 )
+GPUS_UNKNOWN = _busy(
+    "the monitor of this node's GPUs has not spoken yet", "send it again in a few seconds"
+)
 NODE_NOT_READY = _busy("this node is {phase}: {reason}", "send it again later, or elsewhere")
 NODE_FULL = _busy(
     "this node holds {held} tasks, its limit",
@@ -384,11 +387,6 @@ REQUIREMENTS_NODE = _failed(
     "its requirements could not be installed on this node: {words}",
     "order another attempt elsewhere; the node's owner finds more in executor.log",
 )
-GPUS_UNSUPPORTED = _failed(
-    Cause.NODE,
-    "{gpus} GPUs were asked for, and this version gives none",
-    "give it to another node",
-)
 
 # ------------------------------------------------------------------ failed: the node
 
@@ -412,6 +410,12 @@ CONTAINER_NOT_STARTED = _failed(
     Cause.NODE,
     "its container could not be started: {words}",
     "order another attempt elsewhere; the node's owner should look at Docker's own log",
+)
+GPU_DRIVER_MISSING = _failed(
+    Cause.NODE,
+    "the container engine can't give it a GPU: {words}",
+    "order another attempt elsewhere; on the node, install the NVIDIA container toolkit and"
+    " restart Docker",
 )
 KEEPER_SILENT = _failed(
     Cause.NODE,

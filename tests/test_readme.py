@@ -40,7 +40,7 @@ def test_the_state_table_is_the_codes() -> None:
 
 def test_the_trust_table_is_the_codes() -> None:
     shares = " | ".join(f"{100 * share:.0f} %" for share in TRUST_SHARES)
-    assert f"| share of CPU, memory and disk | {shares} |" in README
+    assert f"| share of CPU, memory, disk and GPUs (whole ones) | {shares} |" in README
     assert CPU_OVERCOMMIT == 4, "README says: up to four times"
 
 

@@ -69,6 +69,8 @@ class Attempt:
     lane_idle_since_s: float = 0.0
     memory_sum_pct: float = 0.0
     memory_samples: int = 0
+    gpu_sum_pct: float = 0.0
+    gpu_samples: int = 0
     group: Group | None = None  # its control group, once it was found
     keeper_pid: int = 0
     last_use: Use | None = None

@@ -3,7 +3,7 @@
 Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
 to do is decided in core.py; how, blocking, in work.py; this file ties them to the bus.
 
-Reads task.want, link.state, vpn.state. Publishes task.state.
+Reads task.want, link.state, vpn.state, gpu.load. Publishes task.state.
 """
 
 import logging
@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
+from procs.executor.gpus import UNKNOWN, Cards
 from procs.executor.images import Images
 from procs.executor.install_box import PipSettings
 from procs.executor.installs import Installed, Installs, orders
@@ -32,12 +34,20 @@ from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started
 from procs.executor.store import Store, row
-from procs.executor.use import sample
+from procs.executor.use import sample, sample_gpus
 from procs.executor.verdict import Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
 from procs.executor.work import Work, boot_id, guarded, read_run
 from shared import messages, sentences, service, taskdir
-from shared.messages import Capacity, LinkState, TaskPhase, TaskState, TaskWant, VpnState
+from shared.messages import (
+    Capacity,
+    GpuLoad,
+    LinkState,
+    TaskPhase,
+    TaskState,
+    TaskWant,
+    VpnState,
+)
 from shared.sentences import Said
 from shared.taskdir import DEBUG, TASKS, TaskKey
 
@@ -45,7 +55,7 @@ log = logging.getLogger("executor")
 
 NAME = "executor"
 CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "KILL"})
-READS = ("task.want", "link.state", "vpn.state")
+READS = ("task.want", "link.state", "vpn.state", "gpu.load")
 
 IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
@@ -87,6 +97,7 @@ class Executor:
         self._guard = DiskGuard(self._tasks)
         self._boot_id = boot_id()
         self._trust_level = 0
+        self._cards = Cards(time.monotonic())
         self._changed = True
         self._urgent = False  # the change is one that others wait for
         self._published_s = 0.0
@@ -109,6 +120,8 @@ class Executor:
         if now_s >= self._debug.due_s and not self._jobs.is_busy(DEBUG):
             self._jobs.submit(DEBUG, self._work.trim_debug)
         self._tidy_images(now_s)
+        monitors = self._bus.sources(GpuLoad)
+        self._cards.take(monitors, self._bus.inbox.all_fresh(GpuLoad, now_s), now_s)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)
@@ -208,7 +221,8 @@ class Executor:
         if attempt.grant is not None and attempt.grant.layer:
             self._layers.adopt(attempt.grant.layer, attempt.key)
         if attempt.step in core.ACTIVE and attempt.grant is None:
-            attempt.grant = quota.grant(attempt.spec, self._capacity())
+            gpus = (UNKNOWN,) if attempt.spec.gpus else ()
+            attempt.grant = replace(quota.grant(attempt.spec, self._capacity()), gpus=gpus)
         if attempt.step in ALIVE:
             self._bells.hang(attempt.key, attempt.directory)
         if attempt.step is Step.DONE:
@@ -298,6 +312,8 @@ class Executor:
         if outcome.failed:
             log.error("%s: %s", attempt.key.directory, outcome.failed)
             attempt.detail, attempt.retry_at_s = outcome.failed, now_s + DISK_RETRY_S
+        if outcome.failure and outcome.failure.sentence is sentences.GPU_DRIVER_MISSING:
+            self._cards.has_driver = False  # the next one would fail as this one did
         if outcome.event is None:
             return
         attempt.refusals += outcome.refused
@@ -371,11 +387,13 @@ class Executor:
         most = self._capacity()
         grants = [a.grant for a in self._attempts.values() if a.grant and a.step in core.ACTIVE]
         for attempt in waiting:
-            attempt.detail = quota.shortage(quota.grant(attempt.spec, most), grants, most)
-        for spec in quota.choose([a.spec for a in waiting], grants, preparing, most):
+            wish = quota.grant(attempt.spec, most)
+            attempt.detail = quota.shortage(attempt.spec, wish, grants, most)
+        cards = self._cards.grantable()
+        specs = [a.spec for a in waiting]
+        for spec, granted in quota.choose(specs, grants, preparing, most, cards):
             attempt = self._attempts[spec.key]
-            attempt.grant = quota.grant(spec, most)
-            attempt.detail = ""
+            attempt.grant, attempt.detail = granted, ""
             self._apply(attempt, Event.GRANTED)
 
     def _want_images(self, now_s: float) -> None:
@@ -437,7 +455,11 @@ class Executor:
 
     def _capacity(self) -> Capacity:
         disk = os.statvfs(self._tasks)
-        machine = quota.Machine(_CPUS, _MEMORY_BYTES, disk.f_bavail * disk.f_frsize)
+        machine = quota.Machine(
+            _CPUS, _MEMORY_BYTES, disk.f_bavail * disk.f_frsize,
+            sum(self._guard.used_bytes(a.key) for a in self._attempts.values()),
+            self._cards.healthy(), self._cards.known,
+        )  # fmt: skip
         settings = self._settings
         reserved = quota.Reserved(settings.reserved_cpus, settings.reserved_memory_bytes)
         return quota.capacity(machine, reserved, self._trust_level, settings.max_held_tasks)
@@ -464,6 +486,7 @@ class Executor:
                 self._stop(attempt, said)
             self._guard.follow(attempt)
             sample(attempt, self._guard.used_bytes(attempt.key))
+            sample_gpus(attempt, self._cards)
         if attempt.step is Step.STOPPING and now_s >= attempt.stop_due_s:
             self._harder(attempt, now_s)
 
@@ -497,6 +520,7 @@ class Executor:
         )
         self._engine_was_there = self._work.engine_is_there = is_there
         self._changed = True
+        self._cards.has_driver = True  # it is asked anew after each start of the engine
         for attempt in self._attempts.values():
             if not is_there and attempt.step in ALIVE:
                 attempt.engine_lapsed = True

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from procs.executor.quota import Grant
+from procs.executor import gpus
+from procs.executor.quota import LEAST_BYTES, Grant
 from shared.taskdir import CLAIM, INPUT, LAYERS, MIB, OUTPUT, SITE, TaskKey
 
 TASK_UID = TASK_GID = 65534  # nobody: no image decides to run as root
@@ -22,7 +23,6 @@ HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # else there is nothing to close
 REQUIREMENTS_AT = "/requirements"
 OWN_PLACES = (TASK_AT, OUTPUT_AT, CLAIM_AT, REQUIREMENTS_AT)  # no volume of an image's is there
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the keeper's too
-SMALLEST_MEMORY_BYTES = 8 * MIB  # Docker refuses less than 6
 
 LABEL_TASK, LABEL_ATTEMPT, LABEL_NODE = "hivemind.task", "hivemind.attempt", "hivemind.node"
 LABEL_LAYER = "hivemind.layer"  # on the container that installs requirements
@@ -97,7 +97,7 @@ def container(
         "Image": image.digest,  # pinned: the tag may move
         "Entrypoint": [KEEPER_AT],
         "Cmd": [CLAIM_AT],  # the command, its environment and secrets are not for `inspect`
-        "Env": [],
+        "Env": gpus.environment(grant.gpus),  # only against what the image sets
         "User": f"{TASK_UID}:{TASK_GID}",
         "Labels": labels(place),
         "Healthcheck": {"Test": ["NONE"]},  # an image's own would run outside the keeper
@@ -112,9 +112,10 @@ def container(
 
 
 def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:
-    memory = max(grant.memory_bytes, SMALLEST_MEMORY_BYTES)
+    memory = max(grant.memory_bytes, LEAST_BYTES)
     return {
         "Runtime": runtime,
+        "DeviceRequests": gpus.requests(grant.gpus),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],  # seccomp: Docker's default profile stays
         "Privileged": False,

@@ -3,6 +3,8 @@
 from procs.executor import cgroup
 from procs.executor.attempt import Attempt
 from procs.executor.cgroup import Use
+from procs.executor.core import Step
+from procs.executor.gpus import Cards
 from procs.executor.quota import Grant
 from shared.messages import TaskUse
 from shared.service import PERIOD_S
@@ -43,3 +45,17 @@ def as_use(
         disk_bytes=disk_bytes,
         disk_limit_bytes=grant.disk_bytes,
     )
+
+
+def sample_gpus(attempt: Attempt, cards: Cards) -> None:
+    """What its monitor says of a task's cards. One that is lost is told, and is no end: the task
+    may do without."""
+    uuids = attempt.grant.gpus if attempt.grant else ()
+    if not uuids:
+        return
+    used_pct = cards.use_pct(uuids)
+    if used_pct is not None:
+        attempt.gpu_sum_pct += used_pct
+        attempt.gpu_samples += 1
+    if attempt.step is Step.RUNNING:
+        attempt.detail = cards.lost(uuids)

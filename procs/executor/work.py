@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from procs.executor import cgroup
+from procs.executor import cgroup, gpus
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.claim import AlreadyRanError, Start, seal, settle, write_claim
 from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
@@ -60,7 +60,6 @@ from shared.taskdir import (
     RUN,
     SECRETS,
     Report,
-    Spec,
     write_record,
 )
 
@@ -137,9 +136,6 @@ class Work:
         granted = attempt.grant
         if granted is None:
             raise ValueError(f"{attempt.key.directory} was given no resources")
-        failure = beyond(attempt.spec)
-        if failure is not None:
-            return Outcome(Event.PREPARE_FAILED, failure=failure)
         image = self._image(attempt)
         if isinstance(image, Outcome):
             return image
@@ -298,6 +294,8 @@ class Work:
         """Take the claim back: it never ran. If a keeper has it, only the record can say more."""
         if not settle(attempt.directory):
             return Outcome()
+        if refused and gpus.NO_DRIVER in why:
+            return _failed(sentences.GPU_DRIVER_MISSING.say(words=why))
         if refused and attempt.refusals + 1 >= MOST_REFUSALS:
             return _failed(sentences.CONTAINER_NOT_STARTED.say(words=why))
         return Outcome(Event.NEVER_RAN, detail=f"will be started again: {why}", refused=refused)
@@ -472,13 +470,6 @@ class Work:
         return Outcome()
 
 
-def beyond(spec: Spec) -> Said[TaskPhase] | None:
-    """What it asks for that this version can't give: it never runs with less."""
-    if spec.gpus:
-        return sentences.GPUS_UNSUPPORTED.say(gpus=spec.gpus)
-    return None
-
-
 def guarded(job: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
     """A full or failing disk is no reason to end the process: it would only meet it again."""
     try:
@@ -541,6 +532,8 @@ def _report(
         cpu_pct_average=_cpu_pct(cpu_s, run_s, attempt.grant),
         memory_peak_bytes=ended.memory_peak_bytes if ended else None,
         memory_pct_average=_memory_pct(attempt, record),
+        gpu_pct_average=_gpu_pct(attempt),
+        gpu_uuids=attempt.grant.gpus if attempt.grant and started else (),
         image_digest=attempt.image_digest,
         runtime=runtime,
         oom_kills=(ended.oom_kills or 0) if ended else 0,
@@ -558,6 +551,11 @@ def _cpu_pct(cpu_s: float | None, run_s: float, granted: Grant | None) -> float:
     if not cpu_s or not run_s or granted is None:
         return 0.0
     return round(min(100 * cpu_s / (run_s * granted.cpus), 100.0), 3)
+
+
+def _gpu_pct(attempt: Attempt) -> float:
+    """Its cards' mean use; of a task that was shorter than a sample nothing is known."""
+    return round(attempt.gpu_sum_pct / max(attempt.gpu_samples, 1), 3)
 
 
 def _memory_pct(attempt: Attempt, record: RunRecord) -> float:

@@ -132,7 +132,6 @@ def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
     [
         ("needs", {"requirements": ("-r x",)}, "dependencies", "begins with -"),
         ("net", {"egress": True}, "node", "the owner has set EGRESS=off"),
-        ("gpu", {"gpus": 1}, "node", "1 GPUs were asked for"),
         ("scheme", {"image": "https://x/y"}, "image", "https://x/y"),
         ("capital", {"image": "Not/Valid:1"}, "image", "Not/Valid:1"),
     ],

@@ -6,6 +6,7 @@ from procs.executor.quota import (
     CPU_OVERCOMMIT,
     DISK_FLOOR_BYTES,
     MOST_IN_PREPARATION,
+    WORKER_BYTES,
     Grant,
     Machine,
     Reserved,
@@ -18,7 +19,7 @@ from shared.messages import Capacity
 from shared.taskdir import GIB, MIB, Spec
 
 MACHINE = Machine(cpus=8, memory_bytes=16 * GIB, disk_free_bytes=100 * GIB + DISK_FLOOR_BYTES)
-NOTHING = Reserved(0.0, 0)
+NOTHING = Reserved(0.0, 0)  # but for the worker itself
 MOST = Capacity(cpus=4.0, memory_bytes=4 * GIB, disk_bytes=10 * GIB, max_held=100)
 
 
@@ -28,7 +29,7 @@ MOST = Capacity(cpus=4.0, memory_bytes=4 * GIB, disk_bytes=10 * GIB, max_held=10
 def test_a_trust_level_gives_its_share_of_everything(level: int, share: float) -> None:
     found = capacity(MACHINE, NOTHING, level, 7)
     assert found.cpus == 8 * share
-    assert found.memory_bytes == 16 * GIB * share
+    assert found.memory_bytes == (16 * GIB - WORKER_BYTES) * share
     assert found.disk_bytes == 100 * GIB * share
     assert (found.max_held, found.disk_full) == (7, False)
 
@@ -39,6 +40,7 @@ def test_a_trust_level_gives_its_share_of_everything(level: int, share: float) -
         pytest.param(Reserved(), 7.2, int(16 * GIB) - int(1.6 * GIB), id="a tenth by default"),
         pytest.param(Reserved(2.0, 4 * GIB), 6.0, 12 * GIB, id="what the owner says"),
         pytest.param(Reserved(99.0, 99 * GIB), 0.0, 0, id="everything"),
+        pytest.param(Reserved(0.0, 0), 8.0, 16 * GIB - WORKER_BYTES, id="nothing"),
     ],
 )
 def test_the_owner_keeps_a_part(reserved: Reserved, cpus: float, memory: int) -> None:
@@ -65,8 +67,8 @@ def spec(
     )  # fmt: skip
 
 
-def names(chosen: list[Spec]) -> list[str]:
-    return [s.task_id for s in chosen]
+def names(chosen: list[tuple[Spec, Grant]]) -> list[str]:
+    return [s.task_id for s, _ in chosen]
 
 
 def test_unset_wishes_become_the_nodes_defaults_within_its_quota() -> None:
@@ -106,20 +108,20 @@ def test_one_that_an_empty_node_could_not_take_keeps_nobody_waiting() -> None:
     """As when the trust level has sunk since it was accepted."""
     waiting = [spec("large", memory=5 * GIB, age=1), spec("small", age=2)]
     assert names(choose(waiting, [], 0, MOST)) == ["small"]
-    said = shortage(grant(waiting[0], MOST), [], MOST)
+    said = shortage(waiting[0], grant(waiting[0], MOST), [], MOST)
     assert said == f"it needs {5 * GIB} bytes of memory, tasks on this node may have {4 * GIB} now"
-    assert shortage(grant(waiting[1], MOST), [], MOST) == ""
+    assert shortage(waiting[1], grant(waiting[1], MOST), [], MOST) == ""
 
 
 def test_what_running_tasks_may_write_comes_back() -> None:
     held = Grant(1.0, MIB, 8 * GIB, 1)
     wish = Grant(1.0, MIB, 15 * GIB, 1)
-    assert shortage(wish, [], MOST) != ""
-    assert shortage(wish, [held], MOST) == ""
+    assert shortage(spec("t"), wish, [], MOST) != ""
+    assert shortage(spec("t"), wish, [held], MOST) == ""
 
 
 def test_nobody_is_given_nothing() -> None:
     nothing = Capacity()
     wish = grant(Spec(task_id="t", attempt=1, image="i"), nothing)
     assert min(wish.cpus, wish.memory_bytes, wish.disk_bytes, wish.processes) > 0
-    assert shortage(wish, [], nothing) != ""
+    assert shortage(spec("t"), wish, [], nothing) != ""

@@ -54,9 +54,8 @@ def test_a_network_is_the_bridge_that_was_given_and_its_resolvers() -> None:
 
 
 def test_nothing_else_of_the_host_is_given() -> None:
-    assert not {"Binds", "Devices", "DeviceRequests", "CapAdd", "VolumesFrom", "PidMode"} & set(
-        HOST
-    )
+    assert not {"Binds", "Devices", "CapAdd", "VolumesFrom", "PidMode"} & set(HOST)
+    assert HOST["DeviceRequests"] == []
     assert {m["Target"]: (m["Source"], m["ReadOnly"]) for m in HOST["Mounts"]} == {
         "/.hivemind": ("/h/tasks/a-b.2/claim", False),
         "/output": ("/h/tasks/a-b.2/output", False),
@@ -71,7 +70,8 @@ def test_no_core_dump_and_no_endless_files() -> None:
 
 def test_it_never_runs_as_root_and_shows_no_command_or_environment() -> None:
     assert BODY["User"] == "65534:65534"
-    assert (BODY["Entrypoint"], BODY["Cmd"], BODY["Env"]) == (["/.keeper"], ["/.hivemind"], [])
+    assert (BODY["Entrypoint"], BODY["Cmd"]) == (["/.keeper"], ["/.hivemind"])
+    assert all(line.startswith("NVIDIA_") for line in BODY["Env"]), "see gpus.py"
 
 
 def test_it_is_killed_before_the_worker() -> None:
