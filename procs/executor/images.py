@@ -203,8 +203,9 @@ class Images:
 
     def _place(self, data_root: str) -> Path:
         """Where Docker keeps them, if that is on this machine."""
-        root = Path(data_root)
-        return root if self._engine_is_local and data_root and root.exists() else self._home
+        if self._engine_is_local and data_root and os.access(data_root, os.F_OK):
+            return Path(data_root)
+        return self._home
 
     def _remove_some(self, place: Path, local: list[LocalImage], wanted: set[str]) -> None:
         names = {plain_name(name) for name in wanted}

@@ -31,7 +31,7 @@ LABEL_HOME = "hivemind.home"  # whose records prove what became of it: two worke
 
 @dataclass(frozen=True)
 class Image:
-    """What an image says of itself. `digest` pins it; `registry_digest` names it elsewhere too."""
+    """What an image says of itself. `digest` pins it here."""
 
     digest: str
     entrypoint: tuple[str, ...] = ()
@@ -40,6 +40,11 @@ class Image:
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
     registry_digest: str = ""  # with its repository; empty: it came from no registry
+
+    @property
+    def reported(self) -> str:
+        """What it is called where it is no more."""
+        return self.registry_digest or self.digest
 
 
 @dataclass(frozen=True)

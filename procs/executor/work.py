@@ -184,7 +184,7 @@ class Work:
             return granted
         return Outcome(
             Event.MISSED, Wait.LAYER, detail="waiting for its requirements",
-            grant=granted, image_digest=image.digest, image=image,
+            grant=granted, image_digest=image.reported, image=image,
         )  # fmt: skip
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
@@ -224,7 +224,7 @@ class Work:
         except ValueError as err:  # the image adds its own: admission could not know
             return _failed(sentences.COMMAND_INVALID.say(fault=err))
         place = Place(attempt.key, attempt.directory, self._home, self.node_id, self._keeper)
-        granted = replace(granted, image_digest=image.digest, pull_s=attempt.pull_s)
+        granted = replace(granted, image_digest=image.reported, pull_s=attempt.pull_s)
         write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
         if attempt.may_have_container:
@@ -232,7 +232,7 @@ class Work:
         body = container(place, image, granted, self._runtime, resolvers)
         made = Made(
             container_id=self._create(attempt, body, start),
-            image_digest=image.registry_digest or image.digest,
+            image_digest=image.reported,
             stop_signal=image.stop_signal or "SIGTERM",
             pull_s=attempt.pull_s,
         )

@@ -1,6 +1,7 @@
 """Pulls from a real registry, over a wire that stalls, is cut, or answers in its place; and tasks
 of the executor whose images lie there."""
 
+import base64
 import hashlib
 import json
 import os
@@ -244,6 +245,19 @@ def test_a_layer_that_is_not_what_it_should_be(
     assert "could not be pulled: filesystem layer verification failed" in refused(pulled)
 
 
+def test_a_login_of_the_workers_user_is_used(
+    pulls: Pulls, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = base64.b64encode(b"worker:secret").decode()
+    config = {"auths": {registry.name("").rstrip("/"): {"auth": login}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    challenge = 'WWW-Authenticate: Basic realm="r"\r\nContent-Length: 0\r\n\r\n'
+    registry.wire.answer = f"HTTP/1.1 401 No\r\n{challenge}".encode()
+    assert "could not be pulled" in refused(pull(pulls, registry.name("private:1"))[0])
+    assert f"Authorization: Basic {login}".encode() in b"".join(registry.wire.asked)
+
+
 # ------------------------------------------------------------------ tasks
 
 
@@ -297,6 +311,25 @@ def test_two_tasks_one_pull_and_its_progress_in_the_state(
     reports = [executor.wait_report(key) for key in keys]
     assert [(r.phase, r.exit_code) for r in reports] == [("cancelled", -1)] * 2
     has_ended_in_the_engine(pulls, registry, image)
+
+
+def test_killed_in_the_middle_of_a_pull(
+    executor: ExecutorAlone, registry: Registry, own_engine: PrivateEngine, program: bytes
+) -> None:
+    """The executor, then the engine: it comes all the same, and the report knows from where."""
+    digest = registry.push("killed", "1", marked("here", program), noise(3000))
+    registry.wire.stall_after_bytes = 1000 * KIB
+    image = registry.name("killed:1")
+    key = executor.assign(task(name="killed", image=image))
+    for kill, start in ((executor.kill, executor.pid), (own_engine.kill, own_engine.start)):
+        executor.wait(registry.wire.stalled.is_set, "the middle of a layer")
+        registry.wire.stalled.clear()
+        kill()
+        start()
+    registry.wire.mend()
+    report = executor.wait_report(key)
+    assert (report.phase, executor.output(key)) == ("succeeded", b"here\n")
+    assert report.image_digest == registry.name(f"killed@{digest}")
 
 
 def test_an_image_that_is_nowhere_is_the_cause(

@@ -61,6 +61,7 @@ class Wire:
         self.stall_after_bytes: int | None = None  # of an answer: then nothing more flows
         self.cut_after_bytes: int | None = None  # of an answer: then the connection is closed
         self.answer = b""  # said to every request, in the registry's place
+        self.asked: list[bytes] = []  # by the engine, while an answer was given in its place
         self.stalled = threading.Event()
         self.was_cut = threading.Event()
         self._over, self._end = os.pipe()
@@ -114,6 +115,7 @@ class Wire:
     def _ask(self, client: socket.socket, registry: socket.socket) -> bool:
         data = client.recv(65536)
         if self.answer and data:
+            self.asked.append(data)
             client.sendall(self.answer)
             return False
         registry.sendall(data)
