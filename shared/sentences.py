@@ -303,6 +303,11 @@ COMMAND_INVALID = _failed(
 
 # ------------------------------------------------------------------ failed: made ready
 
+IMAGE_DISALLOWED = _failed(
+    Cause.IMAGE,
+    "image '{image}' is not among this node's ALLOWED_IMAGES any more",
+    "order another attempt elsewhere, or ask the node's owner to add a pattern for it",
+)
 IMAGE_NOT_PULLED = _failed(
     Cause.IMAGE,
     "image {image} could not be pulled: {words}",

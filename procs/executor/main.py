@@ -81,8 +81,9 @@ class Executor:
         runtime, networks = context.settings.sandbox, self._egress.tasks
         self._debug = Debug(context.home, context.settings.debug_retention_h)
         self._work = Work(
-            engine, context.home, keeper, runtime, networks, self._debug, self._layers
-        )
+            engine, context.home, keeper, runtime, networks, self._debug, self._layers,
+            context.settings.allowed_images,
+        )  # fmt: skip
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._images = Images(
             engine, context.home, context.settings.docker_host, context.settings.image_disk_pct

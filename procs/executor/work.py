@@ -48,6 +48,7 @@ from procs.executor.sandbox import (
 from procs.executor.verdict import NEVER_RAN, Loss, Stop, Verdict, judge
 from shared import sentences
 from shared.files import remove_tree, write_atomic
+from shared.images import image_refusal
 from shared.messages import TaskPhase
 from shared.requirements import normalised
 from shared.sentences import Said
@@ -119,6 +120,7 @@ class Work:
         networks: Networks | None,
         debug: Debug,
         layers: Layers,
+        allowed_images: tuple[str, ...],
     ) -> None:
         self._engine = engine
         self._networks, self._layers = networks, layers
@@ -126,6 +128,7 @@ class Work:
         self._keeper = keeper
         self._runtime = runtime
         self._debug = debug
+        self._allowed_images = allowed_images
         self.node_id = ""
         self.engine_is_there = False  # as the loop knows it
 
@@ -189,6 +192,8 @@ class Work:
 
     def _image(self, attempt: Attempt) -> Image | Outcome:
         name = attempt.spec.image
+        if image_refusal(name, self._allowed_images):  # the owner's word of now, not of then
+            return _failed(sentences.IMAGE_DISALLOWED.say(image=name))
         try:
             return self._engine.image(name)
         except NotThereError as err:

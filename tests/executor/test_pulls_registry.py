@@ -340,6 +340,17 @@ def test_an_image_that_is_nowhere_is_the_cause(
     assert "manifest unknown" in report.error
 
 
+def test_what_the_owner_allows_counts_when_it_starts_too(own_engine: PrivateEngine) -> None:
+    """It was accepted before the owner changed the list, or by a process that was taken over."""
+    executor = ExecutorAlone(own_engine.host, ALLOWED_IMAGES="python:3.12").start()
+    try:
+        report = executor.wait_report(executor.assign(task(name="late", image="python:3.13")))
+        assert (report.phase, report.cause, report.exit_code) == ("failed", "image", -1)
+        assert "'python:3.13' is not among this node's ALLOWED_IMAGES any more" in report.error
+    finally:
+        executor.stop()
+
+
 # ------------------------------------------------------------------ cleaning up
 
 
