@@ -16,7 +16,9 @@ _FAILED = re.compile(rb"failed errno=([1-9][0-9]{0,3})")
 _ENDED = re.compile(
     rb"ended " + _TIMES + rb" code=([0-9]{1,3}) signal=([0-9]{1,2})"
     rb" max_rss_bytes=" + _FIGURE + rb" memory_peak_bytes=" + _FIGURE + rb" cpu_ns=" + _FIGURE +
-    rb" oom_kills=" + _FIGURE + rb" log_dropped_bytes=" + _NUMBER + rb" log_lost_bytes=" + _NUMBER
+    rb" oom_kills=" + _FIGURE + rb" log_dropped_bytes=" + _NUMBER + rb" log_lost_bytes=" + _NUMBER +
+    rb"(?: block_read_bytes=" + _FIGURE + rb" block_written_bytes=" + _FIGURE +  # not of an older
+    rb" network_received_bytes=" + _FIGURE + rb" network_sent_bytes=" + _FIGURE + rb")?"  # keeper
 )  # fmt: skip
 MOST = 2**63 - 1  # a keeper's numbers are signed
 SIGNAL_BASE = 128  # a shell's exit code of a command that was killed is this plus the signal
@@ -43,6 +45,10 @@ class Ended:
     oom_kills: int | None
     log_dropped_bytes: int
     log_lost_bytes: int
+    block_read_bytes: int | None = None
+    block_written_bytes: int | None = None
+    network_received_bytes: int | None = None
+    network_sent_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +99,20 @@ def _ended(line: bytes) -> Ended | None:
         oom_kills=_figure(found[8]),
         log_dropped_bytes=int(found[9]),
         log_lost_bytes=int(found[10]),
+        block_read_bytes=_figure(found[11]),
+        block_written_bytes=_figure(found[12]),
+        network_received_bytes=_figure(found[13]),
+        network_sent_bytes=_figure(found[14]),
     )
 
 
 def _match(pattern: re.Pattern[bytes], line: bytes) -> re.Match[bytes] | None:
     found = pattern.fullmatch(line)
-    if found and any(group.isdigit() and int(group) > MOST for group in found.groups()):
+    groups = found.groups(b"") if found else ()
+    if any(group.isdigit() and int(group) > MOST for group in groups):
         return None
     return found
 
 
-def _figure(text: bytes) -> int | None:
-    return None if text == b"unknown" else int(text)
+def _figure(text: bytes | None) -> int | None:
+    return None if text in (None, b"unknown") else int(text)

@@ -539,6 +539,10 @@ def _report(
         memory_pct_average=_memory_pct(attempt, record),
         gpu_pct_average=_gpu_pct(attempt),
         gpu_uuids=attempt.grant.gpus if attempt.grant and started else (),
+        network_received_bytes=_counted(attempt, record, "network_received_bytes"),
+        network_sent_bytes=_counted(attempt, record, "network_sent_bytes"),
+        block_read_bytes=_counted(attempt, record, "block_read_bytes"),
+        block_written_bytes=_counted(attempt, record, "block_written_bytes"),
         image_digest=attempt.image_digest,
         runtime=runtime,
         oom_kills=(ended.oom_kills or 0) if ended else 0,
@@ -550,6 +554,13 @@ def _report(
         image=spec.image,
         command=attempt.held().command,
     )
+
+
+def _counted(attempt: Attempt, record: RunRecord, name: str) -> int:
+    """The keeper's last word or, where it has none, the last sample."""
+    last: int | None = getattr(record.ended, name, None)
+    sampled: int = getattr(attempt.use, name, 0)
+    return sampled if last is None else last
 
 
 def _cpu_pct(cpu_s: float | None, run_s: float, granted: Grant | None) -> float:

@@ -99,6 +99,32 @@ def test_a_command_of_an_empty_image_has_log_end_and_figures(box: Box, attempt: 
     assert ended.cpu_ns is not None
     assert ended.cpu_ns < 5_000_000_000
     assert ended.oom_kills == 0
+    assert ended.block_read_bytes is not None
+    assert ended.block_written_bytes is not None
+    assert (ended.network_received_bytes, ended.network_sent_bytes) == (0, 0)
+
+
+def test_what_it_wrote_and_sent_is_in_its_end(
+    client: docker.DockerClient, engine: PrivateEngine, attempt: Attempt, tmp_path: Path
+) -> None:
+    code = (
+        "import os, socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        "s.connect(('192.0.2.1', 9)); [s.send(bytes(1000)) for n in range(20)];"
+        "f = open('/data/f', 'wb'); f.write(bytes(2**21)); f.flush(); os.fsync(f.fileno())"
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o777)
+    box = Box(client, engine.task_image, attempt)
+    walls = {"network_mode": "bridge", "volumes": {str(tmp_path / "data"): {"bind": "/data"}}}
+    try:
+        assert box.run("python3", "-c", code, **walls) == 0
+    finally:
+        for container in box.containers:
+            container.remove(force=True)
+    ended = attempt.record.ended
+    assert ended is not None
+    assert (ended.network_sent_bytes or 0) >= 20 * 1000
+    assert (ended.block_written_bytes or 0) >= 2**21
 
 
 def test_a_hostile_command_does_its_keeper_no_harm(box: Box, attempt: Attempt) -> None:

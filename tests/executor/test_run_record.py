@@ -22,6 +22,16 @@ def test_a_whole_record_is_read() -> None:
     assert parse_run(STARTED + ENDED) == RunRecord(BEGUN, None, ended)
 
 
+def test_a_record_with_block_and_network_figures_is_read() -> None:
+    more = (
+        b" block_read_bytes=11 block_written_bytes=unknown network_received_bytes=13"
+        b" network_sent_bytes=14\n"
+    )
+    ended = Ended(1795569884232681175, 2900, 3, 0, 5, 6, 7, 8, 9, 10, 11, None, 13, 14)
+    assert parse_run(STARTED + ENDED[:-1] + more).ended == ended
+    assert parse_run(STARTED + ENDED[:-1] + more[:-25] + b"\n").ended is None
+
+
 def test_unknown_figures_are_none() -> None:
     raw = ENDED.replace(b"=6", b"=unknown").replace(b"=7", b"=unknown").replace(b"=8", b"=unknown")
     ended = parse_run(STARTED + raw.replace(b"rss_bytes=5", b"rss_bytes=unknown")).ended

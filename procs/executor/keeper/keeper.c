@@ -53,6 +53,7 @@
 #define LAST_REAP_NS 5000000000LL /* what can't be killed in this time keeps no task from ending */
 #define LAST_DRAIN_NS 5000000000LL
 #define RETRY_NS 10000000LL
+#define BLOCK 512 /* of getrusage */
 #define OOM_SCORE_RAISE 100 /* the kernel takes the command before its keeper */
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -90,8 +91,8 @@ struct run {
 };
 
 struct figures {
-    int cpu, peak, events;
-    int cpu_is_v2;
+    int cpu, peak, events, blocks, network;
+    int cpu_is_v2, blocks_is_v2;
     int64_t cpu_at_start_ns;
 };
 
@@ -334,6 +335,12 @@ static void open_figures(struct figures *figures) {
     figures->cpu_is_v2 = figures->cpu >= 0;
     if (figures->cpu < 0) figures->cpu = open_figure("/sys/fs/cgroup/cpuacct/cpuacct.usage");
     if (figures->cpu < 0) figures->cpu = open_figure("/sys/fs/cgroup/cpu,cpuacct/cpuacct.usage");
+    figures->blocks = open_figure("/sys/fs/cgroup/io.stat");
+    figures->blocks_is_v2 = figures->blocks >= 0;
+    if (figures->blocks < 0)
+        figures->blocks =
+            open_figure("/sys/fs/cgroup/blkio/blkio.throttle.io_service_bytes_recursive");
+    figures->network = open_figure("/proc/self/net/dev");
 }
 
 /* The number in a file of the cgroup: its first, or the one on the line of `key`. -1: unknown. */
@@ -364,6 +371,52 @@ static int64_t cpu_ns(const struct figures *figures) {
     return usage_us < 0 ? -1 : usage_us * 1000;
 }
 
+/* A file with a line for each device. Returns its length; -1: unknown. */
+static ssize_t read_devices(int fd, char *text, size_t size) {
+    size_t done = 0;
+    while (fd >= 0 && done < size - 1) { /* the kernel gives it in parts */
+        ssize_t n = pread(fd, text + done, size - 1 - done, (off_t)done);
+        if (n < 0) return -1;
+        if (n == 0) break;
+        done += (size_t)n;
+    }
+    text[done] = 0;
+    return fd < 0 ? -1 : (ssize_t)done;
+}
+
+static char devices[65536]; /* static: too much for a stack */
+
+/* The sum over the devices of the number that follows `word`. -1: unknown. */
+static int64_t sum_of_blocks(int fd, const char *word) {
+    int64_t sum = 0;
+    if (read_devices(fd, devices, sizeof devices) < 0) return -1;
+    for (const char *at = devices; (at = strstr(at, word));) {
+        at += strlen(word);
+        sum += strtoll(at, NULL, 10);
+    }
+    return sum < 0 ? -1 : sum;
+}
+
+/* Newer kernels count nothing in a v1 cgroup that has no limit: then what all reaped children did. */
+static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
+
+/* The sum of a column of /proc/net/dev, without the loopback's. -1: unknown. */
+static int64_t sum_of_network(int fd, int column) {
+    int64_t sum = 0;
+    if (read_devices(fd, devices, sizeof devices) < 0) return -1;
+    for (char *line = strtok(devices, "\n"); line; line = strtok(NULL, "\n")) {
+        char *colon = strchr(line, ':');
+        if (!colon) continue; /* the head */
+        *colon = 0;
+        line += strspn(line, " ");
+        char *at = colon + 1;
+        int64_t value = 0;
+        for (int i = 0; i <= column; i++) value = strtoll(at, &at, 10);
+        if (strcmp(line, "lo") != 0) sum += value;
+    }
+    return sum < 0 ? -1 : sum;
+}
+
 /* ` name=value`, or unknown. Returns its length. */
 static int put_figure(char *to, size_t size, const char *name, int64_t value) {
     if (value < 0) return snprintf(to, size, " %s=unknown", name);
@@ -371,10 +424,14 @@ static int put_figure(char *to, size_t size, const char *name, int64_t value) {
 }
 
 static int write_ended(struct run *run, const struct figures *figures, int code, int signal) {
-    char line[768];
+    char line[1024];
     struct rusage usage;
-    int64_t rss = getrusage(RUSAGE_CHILDREN, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
+    int has_usage = getrusage(RUSAGE_CHILDREN, &usage) == 0;
+    int64_t rss = has_usage ? (int64_t)usage.ru_maxrss * 1024 : -1;
+    int64_t read = has_usage ? (int64_t)usage.ru_inblock * BLOCK : -1;
+    int64_t written = has_usage ? (int64_t)usage.ru_oublock * BLOCK : -1;
     int64_t cpu = cpu_ns(figures);
+    int v2 = figures->blocks_is_v2;
     if (cpu >= 0 && figures->cpu_at_start_ns >= 0) cpu -= figures->cpu_at_start_ns;
     size_t at = (size_t)snprintf(line, sizeof line,
                                  "ended unix_ns=%lld monotonic_ns=%lld code=%d signal=%d",
@@ -390,6 +447,11 @@ static int write_ended(struct run *run, const struct figures *figures, int code,
         {"oom_kills", figure(figures->events, "oom_kill")},
         {"log_dropped_bytes", (int64_t)task_log.dropped},
         {"log_lost_bytes", (int64_t)task_log.lost},
+        {"block_read_bytes", larger(sum_of_blocks(figures->blocks, v2 ? "rbytes=" : " Read "), read)},
+        {"block_written_bytes",
+         larger(sum_of_blocks(figures->blocks, v2 ? "wbytes=" : " Write "), written)},
+        {"network_received_bytes", sum_of_network(figures->network, 0)},
+        {"network_sent_bytes", sum_of_network(figures->network, 8)},
     };
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
         at += (size_t)put_figure(line + at, sizeof line - at, rest[i].name, rest[i].value);
