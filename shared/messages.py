@@ -104,6 +104,16 @@ class TaskUse(msgspec.Struct, frozen=True, kw_only=True):
     disk_limit_bytes: int = 0
 
 
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """A threshold that is passed."""
+
+    rule: str
+    subject: str
+    value: float
+    threshold: float
+    raised_unix_s: float
+
+
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt that the executor holds. `directory` is its name below `tasks/`."""
 
@@ -116,6 +126,7 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     use: TaskUse | None = None
     image: str = ""
     command: tuple[str, ...] = ()
+    alerts: tuple[Alert, ...] = ()
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,16 +267,6 @@ class VpnState(Message, frozen=True, tag="vpn.state"):
 
 
 # ------------------------------------------------------------------ measured
-
-
-class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """A threshold that is passed."""
-
-    rule: str
-    subject: str
-    value: float
-    threshold: float
-    raised_unix_s: float
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from procs.executor.alerts import Watches, alerts
 from procs.executor.cgroup import Group, Use
-from procs.executor.core import PHASES, Event, Step, Wait
+from procs.executor.core import ALIVE, PHASES, Event, Step, Wait
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.sandbox import Image, container_name
@@ -75,6 +76,7 @@ class Attempt:
     keeper_pid: int = 0
     last_use: Use | None = None
     use: TaskUse | None = None
+    watches: Watches = field(default_factory=dict)
 
     @property
     def key(self) -> TaskKey:
@@ -115,6 +117,7 @@ class Attempt:
             phases=self.phases,
             detail=self.detail,
             use=self.use,
+            alerts=alerts(self.watches) if self.step in ALIVE else (),
             image=self.spec.image,
             command=tuple(word[:SHOWN_CHARACTERS] for word in self.spec.command[:SHOWN_ARGUMENTS]),
         )

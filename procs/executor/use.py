@@ -1,6 +1,9 @@
 """What a running attempt uses, from its control group: read each beat, without the engine."""
 
+import time
+
 from procs.executor import cgroup
+from procs.executor.alerts import next_watches
 from procs.executor.attempt import Attempt
 from procs.executor.cgroup import Use
 from procs.executor.core import Step
@@ -21,6 +24,9 @@ def sample(attempt: Attempt, disk_bytes: int) -> None:
     network = cgroup.network(attempt.keeper_pid) if attempt.spec.egress else (0, 0)
     attempt.use = as_use(attempt.last_use, found, attempt.grant, network, disk_bytes)
     attempt.last_use = found
+    attempt.watches = next_watches(
+        attempt.watches, attempt.use, f"task {attempt.key.directory}", time.monotonic(), time.time()
+    )
     attempt.memory_sum_pct += 100 * found.memory_bytes / attempt.grant.memory_bytes
     attempt.memory_samples += 1
 

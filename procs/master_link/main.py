@@ -21,7 +21,7 @@ from procs.master_link.desk import Desk, Standing
 from procs.master_link.disk import Disk
 from procs.master_link.news import READS, News
 from procs.master_link.records import FAULT_RETRY_S, Records
-from procs.master_link.reports import Meter, first_from
+from procs.master_link.reports import Meter, first_from, raised
 from procs.master_link.session import Session
 from shared import service
 from shared.bus import LoopWatch
@@ -240,14 +240,13 @@ class Link:
             await asyncio.sleep(
                 max(SHORTEST_INTERVAL_S, self._settings.report_interval_s - max(0.0, done_s))
             )
-            load = self._news.host_load()
-            alerts = list(load.alerts) if load is not None else []
-            alerts += [alert for gpus in self._news.gpu_loads() for alert in gpus.alerts]
+            tasks = self._news.task_state()
+            alerts = raised(self._news.host_load(), self._news.gpu_loads(), tasks)
             message = self._meter.close(
                 time.time(),
                 time.monotonic(),
                 self._news.processes(),
-                self._news.task_state(),
+                tasks,
                 alerts,
             )
             message.state = wire.NODE_STATES[self._standing.phase]

@@ -149,6 +149,15 @@ def _gpu_pct(usage: pb.ResourceUsage) -> float:
     return sum(figures) / len(figures) if figures else 0.0
 
 
+def raised(
+    host: HostLoad | None, gpus: Iterable[GpuLoad], tasks: TaskState | None
+) -> list[Alert]:
+    """The alerts of the machine, of its GPUs and of its tasks; silence raises none."""
+    loads = [*([host] if host else ()), *gpus]
+    held = tasks.tasks if tasks else ()
+    return [alert for each in (*loads, *held) for alert in each.alerts]
+
+
 def first_from(last_to_unix_s: float, now_unix_s: float) -> float:
     """Where a new process goes on: at the last interval's end, unless that is long ago."""
     if last_to_unix_s and now_unix_s - last_to_unix_s < LONGEST_GAP_S:

@@ -244,6 +244,7 @@ def _task(task: HeldTask, owner: Owner) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(task)
     return fields | {
         "final": task.phase.is_final,
+        "alerts": [_alert(alert) for alert in task.alerts],
         "stopping": task.directory in owner.stopped_tasks and not task.phase.is_final,
     }
 

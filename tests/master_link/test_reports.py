@@ -3,7 +3,16 @@
 import pytest
 
 from procs.master_link.reports import LONGEST_GAP_S, Meter, first_from, merged
-from shared.messages import Alert, GpuLoad, GpuSample, HostLoad
+from procs.master_link.reports import raised as raised_alerts
+from shared.messages import (
+    Alert,
+    GpuLoad,
+    GpuSample,
+    HeldTask,
+    HostLoad,
+    TaskPhase,
+    TaskState,
+)
 from shared.pb import hivemind_pb2 as pb
 
 
@@ -91,6 +100,20 @@ def test_an_alert_is_told_while_it_lasts_and_once_as_cleared() -> None:
     (cleared,) = close(meter, 60.0, 60.0).alerts
     assert cleared.cleared_at.ToSeconds() == 60
     assert not close(meter, 90.0, 90.0).alerts
+
+
+def test_alerts_are_of_the_machine_its_gpus_and_its_tasks() -> None:
+    one, two, three = (
+        Alert(rule=rule, subject="s", value=99.0, threshold=90.0, raised_unix_s=3.0)
+        for rule in ("cpu", "gpu_temperature", "memory")
+    )
+    task = HeldTask(
+        task_id="t", attempt=1, phase=TaskPhase.RUNNING, directory="t.1", alerts=(three,)
+    )
+    host, gpu = HostLoad(at_s=1.0, alerts=(one,)), GpuLoad(at_s=1.0, alerts=(two,))
+    state = TaskState(at_s=1.0, tasks=(task,))
+    assert raised_alerts(host, (gpu,), state) == [one, two, three]
+    assert raised_alerts(None, (), None) == []
 
 
 def test_two_intervals_are_one_with_weighted_averages_and_added_rewards() -> None:

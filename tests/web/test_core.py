@@ -26,6 +26,7 @@ from procs.web.main import READS
 from shared import codec
 from shared.bus import Inbox
 from shared.messages import (
+    Alert,
     Capacity,
     Engine,
     HostLoad,
@@ -184,6 +185,15 @@ def test_an_empty_page_says_null_and_names_who_is_silent() -> None:
         assert told[name] is None
     assert told["gpus"] == []
     assert {"text": "no word from executor (task.state)", "raised_unix_s": None} in told["alerts"]
+
+
+def test_a_tasks_alerts_stand_with_it() -> None:
+    alert = Alert(rule="disk", subject="task t.1", value=91.5, threshold=90.0, raised_unix_s=5.0)
+    task = msgspec.structs.replace(running_task(), alerts=(alert,))
+    inbox = inbox_with(("executor", task_state(9.0, task)))
+    told = page(inbox, Owner(), Samples(), None, 10.0, 1000.0)
+    said = {"text": "disk task t.1: 91.5 (threshold 90)", "raised_unix_s": 5.0}
+    assert told["tasks"][0]["alerts"] == [said]
 
 
 def test_alerts_say_what_to_look_at() -> None:

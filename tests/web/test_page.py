@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from shared.messages import TaskPhase
+from shared.messages import Alert, TaskPhase
 from shared.tasklog import STDERR
 from tests.fakes.bus_worker import running_task
 from tests.fakes.history import Ended, write_history
@@ -86,12 +87,16 @@ def test_node_processes_and_machine_are_shown(shown: Shown) -> None:
 def test_a_running_task_shows_its_output_as_it_comes(
     shown: Shown, beating: Beating, task_log: MakeLog
 ) -> None:
-    task = running_task()
+    alert = Alert(
+        rule="memory", subject="task train.1", value=91.0, threshold=90.0, raised_unix_s=5.0
+    )
+    task = msgspec.structs.replace(running_task(), alerts=(alert,))
     log = task_log("train.1")
     log.write(b"epoch 1\n")
     beating.tasks = (task,)
     page = shown.page
     expect(page.locator(".task .name")).to_have_text("train.1")
+    expect(page.locator(".task .warned")).to_have_text("memory task train.1: 91 (threshold 90)")
     expect(page.locator(".task .about")).to_contain_text("memory 1.5 GiB of 2.0 GiB")
     expect(page.locator(".log")).to_have_text("epoch 1\n")
     log.write(b"warning: slow\n", STDERR)

@@ -307,7 +307,7 @@ function cardOf(box, directory) {
   log.tabIndex = 0;
   log.setAttribute("aria-label", `Output of ${directory}`);
   log.hidden = true;
-  card.append(head, element("p", "about"), log);
+  card.append(head, element("p", "about"), element("p", "warned"), log);
   logs.set(directory, log);
   box.append(card);
   return card;
@@ -326,8 +326,10 @@ function showTask(card, task) {
     task.image, task.command.join(" "),
     use ? `CPU ${use.cpu_pct.toFixed(0)} %` : "",
     use ? `memory ${bytes(use.memory_bytes)}${use.memory_limit_bytes ? ` of ${bytes(use.memory_limit_bytes)}` : ""}` : "",
+    use && use.disk_bytes ? `disk ${bytes(use.disk_bytes)} of ${bytes(use.disk_limit_bytes)}` : "",
     task.detail,
   ].filter(Boolean).join(" · "));
+  setText(card.querySelector(".warned"), task.alerts.map((alert) => alert.text).join(" · "));
 }
 
 function addLog(event) {
