@@ -158,6 +158,7 @@ class TaskState(Message, frozen=True, tag="task.state"):
     engine: Engine = Engine()
     tasks: tuple[HeldTask, ...] = ()
     capacity: Capacity = Capacity()
+    cpu_weight_pct: float | None = None  # of all tasks together, of the normal; None: not set here
 
 
 # ------------------------------------------------------------------ the node

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "hivemind"  # of all tasks' groups; shared by the workers of one engine
+PARENTS = {"cgroupfs": f"/{PARENT}", "systemd": f"{PARENT}.slice"}  # by the engine's driver
 NAMES = ("{}", "docker-{}.scope")  # cgroupfs driver, systemd driver
 PLACES = (
     f"{PARENT}/{{}}", f"{PARENT}.slice/docker-{{}}.scope",

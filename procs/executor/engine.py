@@ -26,6 +26,7 @@ from docker.errors import (
     StreamParseError,
 )
 
+from procs.executor import cgroup
 from procs.executor.docker_wire import SaidNoError, Wire
 from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_LAYER, LABEL_TASK, Image
 from shared.images import ImageNameError, Reference, read_image
@@ -204,6 +205,7 @@ class DockerEngine:
         self._host = host
         self._client: docker.APIClient | None = None
         self._wire = Wire(host)
+        self._cgroup_parent = ""  # until it has said which driver it has
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
@@ -220,6 +222,7 @@ class DockerEngine:
             api = docker.APIClient(base_url=self._host, version="auto", timeout=ABOUT_S)
             info = api.info()
             api.close()
+        self._cgroup_parent = cgroup.PARENTS.get(info.get("CgroupDriver", ""), "")
         runtimes = tuple(sorted(info.get("Runtimes") or {}))
         return About(
             str(info.get("ServerVersion", "")), runtimes, str(info.get("DockerRootDir", ""))
@@ -285,10 +288,13 @@ class DockerEngine:
             self._api().remove_image(reference)
 
     def create(self, name: str, body: dict[str, Any]) -> str:
-        """Create the container; the id. EngineRefusedError when the name is taken."""
+        """Create the container; the id. EngineRefusedError when the name is taken. It runs in the
+        group of all tasks (parent.py), which the engine names by its driver."""
+        host = {**body["HostConfig"], "CgroupParent": self._cgroup_parent}
+        made = {**body, "HostConfig": host}
         with _translated():
             said = self._wire.call(
-                "POST", "containers", "create", timeout_s=CALL_S, body=body, name=name
+                "POST", "containers", "create", timeout_s=CALL_S, body=made, name=name
             )
         return str(json.loads(said)["Id"])
 

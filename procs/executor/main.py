@@ -3,7 +3,7 @@
 Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
 to do is decided in core.py; how, blocking, in work.py; this file ties them to the bus.
 
-Reads task.want, link.state, vpn.state, gpu.load. Publishes task.state.
+Reads task.want, link.state, host.load, vpn.state, gpu.load. Publishes task.state.
 """
 
 import logging
@@ -30,6 +30,7 @@ from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
 from procs.executor.layers import Layers
 from procs.executor.networks import Egress
+from procs.executor.parent import TasksGroup
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started
@@ -42,6 +43,7 @@ from shared import messages, sentences, service, taskdir
 from shared.messages import (
     Capacity,
     GpuLoad,
+    HostLoad,
     LinkState,
     TaskPhase,
     TaskState,
@@ -55,7 +57,7 @@ log = logging.getLogger("executor")
 
 NAME = "executor"
 CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "KILL"})
-READS = ("task.want", "link.state", "vpn.state", "gpu.load")
+READS = ("task.want", "link.state", "host.load", "vpn.state", "gpu.load")
 
 IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
@@ -96,6 +98,7 @@ class Executor:
         self._watch = Watch(engine, str(context.home))
         self._bells = Bells()
         self._guard = DiskGuard(self._tasks)
+        self._group = TasksGroup()
         self._boot_id = boot_id()
         self._trust_level = 0
         self._cards = Cards(time.monotonic())
@@ -129,6 +132,8 @@ class Executor:
         self._publish()
 
     def wake(self, ready: set[int], now_s: float) -> None:
+        runs = any(attempt.step in ALIVE for attempt in self._attempts.values())
+        self._group.follow(self._bus.inbox.fresh(HostLoad, now_s), is_used=runs)
         self._take_results(ready, now_s)
         self._decide(now_s)
         if self._changed and (self._urgent or now_s >= self._published_s + APART_S):
@@ -210,6 +215,7 @@ class Executor:
                 ),
                 tasks=tuple(a.held() for a in self._attempts.values()),
                 capacity=self._capacity(),
+                cpu_weight_pct=self._group.pct,
             )
         )
 

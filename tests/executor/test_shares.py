@@ -1,0 +1,237 @@
+"""The weight of all tasks against the owner's programs: the policy, its files, its effect."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from procs.executor import cgroup
+from procs.executor.parent import TasksGroup
+from procs.executor.shares import (
+    NORMAL_PCT,
+    Weight,
+    next_weight,
+    owner_cpu_pct,
+    target_pct,
+)
+from shared.bus import Bus
+from shared.messages import HostLoad
+from tests.fakes.executor_alone import ExecutorAlone, task
+from tests.system.engine.private import PrivateEngine
+
+CPUS = os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(
+    ("owner_pct", "pressure_pct", "weight_pct"),
+    [
+        pytest.param(0.0, 90.0, 100.0, id="only tasks work"),
+        pytest.param(10.0, None, 100.0, id="the owner hardly works"),
+        pytest.param(30.0, None, 50.5, id="half way"),
+        pytest.param(50.0, None, 1.0, id="half of the machine"),
+        pytest.param(100.0, 90.0, 1.0, id="all of it"),
+        pytest.param(100.0, 4.9, 100.0, id="nobody waits for CPU"),
+        pytest.param(100.0, 5.0, 1.0, id="somebody does"),
+    ],
+)
+def test_what_the_weight_should_be(
+    owner_pct: float, pressure_pct: float | None, weight_pct: float
+) -> None:
+    assert target_pct(owner_pct, pressure_pct) == pytest.approx(weight_pct)
+
+
+@pytest.mark.parametrize(
+    ("host_pct", "tasks_pct", "owner_pct"), [(80.0, 30.0, 50.0), (20.0, 25.0, 0.0)]
+)
+def test_the_owner_has_what_the_tasks_have_not(
+    host_pct: float, tasks_pct: float, owner_pct: float
+) -> None:
+    assert owner_cpu_pct(host_pct, tasks_pct) == owner_pct
+
+
+@pytest.mark.parametrize(
+    ("owner_pcts", "weights"),
+    [
+        pytest.param([0, 90], [100, 1], id="down at once"),
+        pytest.param([90] + 9 * [0], 10 * [1], id="not up at once"),
+        pytest.param([90] + 12 * [0], [1] + 10 * [1] + [2, 4], id="then step by step"),
+        pytest.param([90] + 30 * [0], [*11 * [1], 2, 4, 8, 16, 32, 64, *14 * [100]], id="to all"),
+        pytest.param([90] + 9 * [0] + [90] + 9 * [0], 20 * [1], id="a pause begins anew"),
+        pytest.param([90, *11 * [0], 90], [*11 * [1], 2, 1], id="down again"),
+    ],
+)
+def test_it_sinks_at_once_and_rises_late(owner_pcts: list[float], weights: list[float]) -> None:
+    weight, seen = Weight(), []
+    for second, owner_pct in enumerate(owner_pcts):
+        weight = next_weight(weight, owner_pct, None, float(second))
+        seen.append(weight.pct)
+    assert seen == pytest.approx(weights)
+
+
+# ------------------------------------------------------------------ its files
+
+
+def tree(root: Path, *, is_v2: bool, place: str) -> Path:
+    """Recorded files of the group of all tasks; the one with the weight."""
+    if is_v2:
+        (root / "cgroup.controllers").write_text("cpu memory\n")
+    weight = root / place / "cpu.weight" if is_v2 else root / "cpu" / place / "cpu.shares"
+    use = root / place / "cpu.stat" if is_v2 else root / "cpuacct" / place / "cpuacct.usage"
+    for path, content in ((weight, "100\n" if is_v2 else "1024\n"), (use, "")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return weight
+
+
+def used(root: Path, cpu_s: float) -> None:
+    for path in root.rglob("cpuacct.usage"):
+        path.write_text(f"{int(cpu_s * 1e9)}\n")
+    for path in root.rglob("cpu.stat"):
+        path.write_text(f"usage_usec {int(cpu_s * 1e6)}\nnr_periods 0\n")
+
+
+@pytest.mark.parametrize("place", ["hivemind", "hivemind.slice"])
+@pytest.mark.parametrize(("is_v2", "least", "normal"), [(True, "1", "100"), (False, "10", "1024")])
+def test_the_weight_is_written_where_the_engine_made_the_group(
+    tmp_path: Path, place: str, is_v2: bool, least: str, normal: str
+) -> None:
+    weight = tree(tmp_path, is_v2=is_v2, place=place)
+    group = TasksGroup(tmp_path)
+    group.follow(HostLoad(at_s=1.0, cpu_pct=100.0), is_used=True)
+    assert (weight.read_text().strip(), group.pct) == (normal, 100.0)
+    used(tmp_path, 0.3 * CPUS)  # of each second 30 %: the owner has 70 %
+    group.follow(HostLoad(at_s=2.0, cpu_pct=100.0), is_used=True)
+    assert weight.read_text().strip() == least
+    assert group.pct == pytest.approx(1.0)
+    used(tmp_path, 1.3 * CPUS)
+    group.follow(None, is_used=True)  # no news: as it is
+    assert weight.read_text().strip() == least
+    group.follow(HostLoad(at_s=3.0, cpu_pct=100.0), is_used=False)  # the last task has ended
+    assert (weight.read_text().strip(), group.pct) == (normal, None)
+
+
+def test_what_a_life_before_left_is_known(tmp_path: Path) -> None:
+    tree(tmp_path, is_v2=True, place="hivemind").write_text("3\n")
+    TasksGroup(tmp_path).follow(None, is_used=False)
+    assert (tmp_path / "hivemind" / "cpu.weight").read_text().strip() == "100"
+
+
+def test_a_weight_that_can_not_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = tree(tmp_path, is_v2=True, place="hivemind")
+    weight.unlink()
+    weight.mkdir()  # for root, too
+    group = TasksGroup(tmp_path)
+    for second in range(3):
+        group.follow(HostLoad(at_s=float(second), cpu_pct=100.0), is_used=True)
+    assert len(caplog.records) == 1
+    assert group.pct is None
+
+
+def test_without_any_group_nothing_is_done(tmp_path: Path) -> None:
+    group = TasksGroup(tmp_path)
+    group.follow(HostLoad(at_s=1.0, cpu_pct=100.0), is_used=True)
+    assert group.pct is None
+    assert [*tmp_path.iterdir()] == []
+
+
+# ------------------------------------------------------------------ for real
+
+BUSY = (sys.executable, "-c", "while True: pass")
+WINDOW_S = 3.0
+
+
+def cpu_s_of(group: cgroup.Group) -> float:
+    use = cgroup.use(group)
+    assert use is not None
+    return use.cpu_ns / 1e9
+
+
+class Owner:
+    """Programs that would use every core, and the monitor's word of it."""
+
+    def __init__(self, executor: ExecutorAlone) -> None:
+        self._processes = [subprocess.Popen(BUSY) for _ in range(CPUS)]
+        self._bus = Bus(executor.home, "monitor@host", ())
+        self._executor = executor
+
+    def cpu_s(self) -> float:
+        return sum(
+            int(Path(f"/proc/{p.pid}/stat").read_text().rpartition(")")[2].split()[11])
+            for p in self._processes
+        ) / os.sysconf("SC_CLK_TCK")
+
+    def say(self, cpu_pct: float) -> None:
+        self._bus.publish(HostLoad(at_s=time.monotonic(), cpu_pct=cpu_pct))
+
+    def share(self, group: cgroup.Group, says_pct: float | None) -> float:
+        """Its part of what it and the task got over a window, while the monitor says so each
+        second. Other programs of the machine take from both."""
+        before, said_s = (self.cpu_s(), cpu_s_of(group)), 0.0
+        end_s = time.monotonic() + WINDOW_S
+        while (now_s := time.monotonic()) < end_s:
+            if says_pct is not None and now_s >= said_s + 1:
+                said_s = now_s
+                self.say(says_pct)
+            self._executor.bus.wait(0.05)
+            self._executor.publish()
+        own_s, tasks_s = self.cpu_s() - before[0], cpu_s_of(group) - before[1]
+        return own_s / (own_s + tasks_s)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._bus.close()
+
+
+@contextmanager
+def owner_of(executor: ExecutorAlone) -> Iterator[Owner]:
+    owner = Owner(executor)
+    try:
+        yield owner
+    finally:
+        owner.close()
+
+
+@pytest.mark.docker
+def test_the_owners_own_work_comes_first(engine: PrivateEngine) -> None:
+    assert engine.task_image
+    executor = ExecutorAlone(engine.host).start()
+    code = "import os\nfor n in range(3): os.fork()\nwhile True: pass"
+    try:
+        key = executor.assign(task("python3", "-c", code, name="busy", cpus=float(CPUS)))
+        executor.wait_phase(key, "running")
+
+        def weight_pct() -> float | None:
+            state = executor.state()
+            return state.cpu_weight_pct if state else None
+
+        group = cgroup.find(executor.inspect(key)["Id"])
+        assert group is not None
+        with owner_of(executor) as owner:
+            before = owner.share(group, says_pct=None)
+            said = time.monotonic()
+
+            def is_low() -> bool:
+                nonlocal said
+                if time.monotonic() >= said + 1:
+                    said = time.monotonic()
+                    owner.say(100.0)
+                return (weight_pct() or NORMAL_PCT) < 5
+
+            executor.wait(is_low, "the least weight")
+            after = owner.share(group, says_pct=100.0)
+        assert 1 - after < (1 - before) / 2, f"the owner had {before:.2f} of it, then {after:.2f}"
+        print(f"the owner had {before:.2f} of it, then {after:.2f}")
+        executor.cancel(key)
+        executor.wait_report(key)
+        executor.wait(lambda: weight_pct() is None, "no weight without tasks")
+    finally:
+        executor.stop()
