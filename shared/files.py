@@ -1,5 +1,6 @@
 """Files that survive a crash: written aside, synced, renamed; and trees removed safely."""
 
+import errno
 import os
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ASIDE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 BATCH = 50_000  # names of a directory that are held at once
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # it may pass
 DEEPEST = 64  # a subtree below this depth is moved up first, so that no path or stack runs out
 
 

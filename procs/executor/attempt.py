@@ -61,6 +61,7 @@ class Attempt:
     pulls: int = 0
     may_have_container: bool = False
     refusals: int = 0
+    failures: int = 0  # of jobs that could not be done
     engine_lapsed: bool = False
     waits_for: Wait | None = None
     retry_at_s: float = 0.0

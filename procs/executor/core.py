@@ -31,6 +31,7 @@ class Event(StrEnum):
     MISSED = "something that it needs was not here yet"
     ARRIVED = "what it waited for has come"
     PREPARE_FAILED = "it could not be prepared"
+    NO_ROOM = "the disk was full"
     ENGINE_LOST = "the engine went away under a call"
     STARTED = "the keeper wrote started"
     NEVER_RAN = "its start was settled: it never ran"
@@ -75,6 +76,7 @@ MOVES: dict[tuple[Step, Event], Move] = {
     (Step.PREPARING, Event.MISSED): (Step.PREPARING, None),
     (Step.PREPARING, Event.ARRIVED): (Step.PREPARING, Instruction.PREPARE),
     (Step.PREPARING, Event.PREPARE_FAILED): (Step.COLLECTING, Instruction.COLLECT),
+    (Step.PREPARING, Event.NO_ROOM): (Step.WAITING, None),
     (Step.PREPARING, Event.ENGINE_LOST): (Step.WAITING, None),
     (Step.PREPARING, Event.STOP_WANTED): (Step.COLLECTING, Instruction.COLLECT),
     (Step.STARTING, Event.STARTED): (Step.RUNNING, None),
@@ -108,6 +110,7 @@ IGNORED: frozenset[tuple[Step, Event]] = frozenset(
             Event.PREPARED,
             Event.PREPARE_FAILED,
             Event.MISSED,
+            Event.NO_ROOM,
             Event.ENGINE_LOST,
             Event.NEVER_RAN,
         )

@@ -1,5 +1,5 @@
-"""What was made for an attempt: a life of the process after this one finds its container's
-processes by it, also where the engine has lost them, and reports the same as this one would.
+"""The container that was made for an attempt: a life of the process after this one finds its
+processes by it, also where the engine has lost them.
 
 Not synced: a machine that goes down takes the container's processes with it.
 """
@@ -12,12 +12,10 @@ MADE = "container"  # in the attempt's directory
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """The container, and what of its image the end and the report need."""
+    """What is known only once it is there; what it was given is in `grant`."""
 
     container_id: str
-    image_digest: str
     stop_signal: str
-    pull_s: float = 0.0
 
 
 def write_made(directory: Path, made: Made) -> None:

@@ -233,6 +233,7 @@ class Executor:
         if attempt.step in ALIVE:
             self._bells.hang(attempt.key, attempt.directory)
         if attempt.step is Step.DONE:
+            self._store.put(row(attempt.held(), attempt.spec.accepted_unix_s, attempt.report))
             self._perform(attempt, Instruction.CLEAN)
         if attempt.step is Step.COLLECTING:
             attempt.enter(attempt.phase, time.time())
@@ -265,7 +266,8 @@ class Executor:
             self._bells.take_down(attempt.key)
         if instruction is not None:
             self._perform(attempt, instruction)
-        if attempt.phase is not phase and attempt.phase is not TaskPhase.COLLECTING:
+        is_final = event is Event.COLLECTED  # its report, and so its phase, came before
+        if is_final or attempt.phase not in (phase, TaskPhase.COLLECTING):
             self._store.put(row(attempt.held(), attempt.spec.accepted_unix_s, attempt.report))
 
     def _entered_unix_s(self, attempt: Attempt) -> float:
@@ -319,6 +321,7 @@ class Executor:
         if outcome.failed:
             log.error("%s: %s", attempt.key.directory, outcome.failed)
             attempt.detail, attempt.retry_at_s = outcome.failed, now_s + DISK_RETRY_S
+            attempt.failures += 1
         if outcome.failure and outcome.failure.sentence is sentences.GPU_DRIVER_MISSING:
             self._cards.has_driver = False  # the next one would fail as this one did
         if outcome.event is None:
@@ -328,6 +331,8 @@ class Executor:
             self._egress.release(attempt.key)
         if outcome.event in (Event.NEVER_RAN, Event.ENGINE_LOST):
             attempt.retry_at_s = now_s + RETRY_S
+        if outcome.event is Event.NO_ROOM:
+            attempt.retry_at_s = now_s + DISK_RETRY_S
         if outcome.event is Event.ENDED:
             attempt.record = read_run(attempt.directory)
         if outcome.event is Event.PREPARED and attempt.step is Step.PREPARING:

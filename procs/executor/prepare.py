@@ -17,7 +17,7 @@ from typing import IO
 import zstandard
 
 from shared import sentences
-from shared.files import remove_tree
+from shared.files import NO_ROOM, remove_tree
 from shared.messages import TaskPhase
 from shared.sentences import Said
 from shared.taskdir import INPUT, MIB, InputSpec, Spec
@@ -150,10 +150,18 @@ def _unpack(blob: Path, root: Path, wanted: InputSpec, limit_bytes: int) -> int:
                 written += _write(entry, root, limit_bytes - written, wanted)
         for entry in links:  # last: nothing is ever written through a link
             _link(entry, root)
+    except OSError as err:
+        if err.errno in NO_ROOM:
+            raise
+        raise _broken(wanted, err) from err
     except (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, EOFError, ValueError,
-            NotImplementedError, RuntimeError, OSError) as err:  # fmt: skip
-        raise InputError(sentences.INPUT_BROKEN.say(path=wanted.path, words=err)) from err
+            NotImplementedError, RuntimeError) as err:  # fmt: skip
+        raise _broken(wanted, err) from err
     return written
+
+
+def _broken(wanted: InputSpec, err: Exception) -> InputError:
+    return InputError(sentences.INPUT_BROKEN.say(path=wanted.path, words=err))
 
 
 def _link(entry: Entry, root: Path) -> None:

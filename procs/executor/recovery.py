@@ -90,6 +90,7 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
     if attempt.grant is not None:
         attempt.image_digest, attempt.pull_s = attempt.grant.image_digest, attempt.grant.pull_s
     attempt.report = _report(attempt)
+    _remember_container(attempt)
     if attempt.report is not None:
         attempt.phases = attempt.report.phases
         attempt.enter(attempt.report.phase, attempt.report.finished_unix_s)
@@ -98,9 +99,11 @@ def _find_step(attempt: Attempt, boot_id: str) -> None:
     attempt.stop = read_stop(directory)
     attempt.record = read_run(directory)
     has_claim = (directory / CLAIM).exists()
-    attempt.may_have_container = has_claim or attempt.record.started is not None
-    _remember_container(attempt)
-    if attempt.record.started is not None or attempt.record.failed_errno is not None:
+    started = attempt.record.started
+    attempt.may_have_container |= has_claim or started is not None
+    if started is not None:  # a machine that goes down may end it in order, by a signal
+        attempt.engine_lapsed = started.boot_id not in ("", boot_id)
+    if started is not None or attempt.record.failed_errno is not None:
         attempt.step = Step.STARTING
     elif has_claim and not _never_ran(directory):
         attempt.step = Step.STARTING  # a keeper has it: its word, or its death, will come
@@ -118,8 +121,7 @@ def _remember_container(attempt: Attempt) -> None:
     made = read_made(attempt.directory)
     if made is not None:
         attempt.may_have_container = True
-        attempt.container_id, attempt.image_digest = made.container_id, made.image_digest
-        attempt.stop_signal, attempt.pull_s = made.stop_signal, made.pull_s
+        attempt.container_id, attempt.stop_signal = made.container_id, made.stop_signal
 
 
 def _never_ran(directory: Path) -> bool:

@@ -24,6 +24,7 @@ log = logging.getLogger("executor")
 KEPT_DAYS = 30
 MOST_ROWS = 50_000
 GATHER_S = 0.2  # a short task's phases, and those of its neighbours, in one commit
+MOST_UNWRITTEN = 1000  # kept for when the disk has room again
 TRIM_EACH_S = 3600.0
 HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tasks'"
 SHOWN_COMMAND = 500  # characters: a command may be megabytes
@@ -106,6 +107,7 @@ class Store:
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._ending = threading.Event()
         self._trim_due_s = 0.0
+        self._unwritten: list[tuple[object, ...]] = []
         self._phases = dict(self._read_phases())
         self._thread.start()
 
@@ -148,6 +150,8 @@ class Store:
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
         self._connection = self._connection or open_if_possible(self._path)
+        rows = self._unwritten + rows
+        self._unwritten = rows[-MOST_UNWRITTEN:]  # until they are
         if self._connection is None:
             return
         try:
@@ -157,6 +161,7 @@ class Store:
                 self._connection.execute(TRIM, (time.time() - KEPT_DAYS * 86400, MOST_ROWS))
                 self._trim_due_s = time.monotonic() + TRIM_EACH_S
             self._connection.execute("COMMIT")
+            self._unwritten = []
         except sqlite3.Error as err:  # a full disk: the directories still have it all
             log.error("history: %d rows were not written: %s", len(rows), err)
             if self._connection.in_transaction:

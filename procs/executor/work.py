@@ -47,7 +47,7 @@ from procs.executor.sandbox import (
 )
 from procs.executor.verdict import NEVER_RAN, Loss, Stop, Verdict, judge
 from shared import sentences
-from shared.files import remove_tree, write_atomic
+from shared.files import NO_ROOM, remove_tree, write_atomic
 from shared.images import image_refusal
 from shared.messages import TaskPhase
 from shared.requirements import normalised
@@ -71,6 +71,7 @@ MOST_REFUSALS = 3  # a start that the engine refuses so often is the node's faul
 MOST_PULLS = 3  # of one image for one attempt: someone may remove it each time
 GRANT = "grant"  # what it was given: a later life may know less of the node's quota
 MOST_RECORD_BYTES = 65536
+MOST_FAILURES = 120  # its output itself may be what fills the disk: ten minutes, at DISK_RETRY_S
 _ASIDE = tuple(f".{name}.new" for name in (GRANT, STOP, REPORT, ARCHIVE))  # a kill leaves these
 
 
@@ -164,7 +165,7 @@ class Work:
         except AlreadyRanError as err:
             return _failed(sentences.RAN_BEFORE.say(words=err))
         except OSError as err:
-            return _failed(sentences.DIRECTORIES_NOT_MADE.say(words=err))
+            return _not_laid_out(err)
 
     def _not_made(self, attempt: Attempt, err: EngineRefusedError) -> Outcome:
         gone = self._image(attempt)  # someone may have removed it meanwhile
@@ -237,16 +238,14 @@ class Work:
         body = container(place, image, granted, self._runtime, resolvers)
         made = Made(
             container_id=self._create(attempt, body, start),
-            image_digest=image.reported,
             stop_signal=image.stop_signal or "SIGTERM",
-            pull_s=attempt.pull_s,
         )
         write_made(attempt.directory, made)
         return Outcome(
             Event.PREPARED,
             grant=granted,
             container_id=made.container_id,
-            image_digest=made.image_digest,
+            image_digest=image.reported,
             stop_signal=made.stop_signal,
         )
 
@@ -438,6 +437,8 @@ class Work:
         except TooLargeError as err:
             return Packed(), Verdict.of(err.said, verdict.exit_code)
         except OSError as err:
+            if err.errno in NO_ROOM and attempt.failures < MOST_FAILURES:
+                raise  # once more, later
             said = sentences.OUTPUT_NOT_PACKED.say(words=err)
             return Packed(), Verdict.of(said, verdict.exit_code)
 
@@ -491,6 +492,12 @@ def _missed(attempt: Attempt, err: NotThereError) -> Outcome:
     if attempt.pulls >= MOST_PULLS:
         return _failed(sentences.IMAGE_VANISHED.say(image=attempt.spec.image, words=err))
     return Outcome(Event.MISSED, Wait.IMAGE, detail="waiting for its image")
+
+
+def _not_laid_out(err: OSError) -> Outcome:
+    if err.errno in NO_ROOM:  # a state of the node, not the task's end
+        return Outcome(Event.NO_ROOM, detail=f"waiting for room on the disk: {err}")
+    return _failed(sentences.DIRECTORIES_NOT_MADE.say(words=err))
 
 
 def _keep_stop(attempt: Attempt) -> None:
