@@ -127,6 +127,7 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     command: tuple[str, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    gpus: tuple[str, ...] = ()  # UUIDs of the cards that are its alone
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,7 +111,7 @@ class Meter:
             peak=self._usage(peak=True),
             components=wire.components(processes),
             alerts=self._alerts(alerts, to_unix_s),
-            tasks=wire.task_use(tasks),
+            tasks=self._tasks(tasks),
         )
         getattr(message, "from").CopyFrom(wire.timestamp(self.from_unix_s))
         average = message.average
@@ -129,6 +129,15 @@ class Meter:
         for name, value in (self._host.peak() if peak else self._host.average()).items():
             setattr(usage, name, value)
         return usage
+
+    def _tasks(self, state: TaskState | None) -> list[pb.TaskUsage]:
+        """With what each task's cards did in the interval."""
+        cards = {(t.task_id, t.attempt): t.gpus for t in state.tasks} if state else {}
+        used = wire.task_use(state)
+        for usage in used:
+            known = [u for u in cards[usage.task_id, usage.attempt] if u in self._gpus]
+            usage.gpus.extend(_gpu(uuid, *self._gpus[uuid], peak=False) for uuid in known)
+        return used
 
     def _alerts(self, raised: Iterable[Alert], now_unix_s: float) -> list[pb.Alert]:
         now = {(a.rule, a.subject): a for a in raised}

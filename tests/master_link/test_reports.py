@@ -12,6 +12,7 @@ from shared.messages import (
     HostLoad,
     TaskPhase,
     TaskState,
+    TaskUse,
 )
 from shared.pb import hivemind_pb2 as pb
 
@@ -129,3 +130,20 @@ def test_two_intervals_are_one_with_weighted_averages_and_added_rewards() -> Non
     assert both.peak.cpu_percent == pytest.approx(90.0)
     assert both.average.network_received_bytes == 15
     assert both.reward == first.reward + second.reward == 25
+
+
+def test_a_task_is_reported_with_what_its_own_cards_did() -> None:
+    meter = Meter(100.0, 0.0)
+    cards = tuple(GpuSample(index=n, uuid=f"u{n}", name="n", util_pct=n * 10.0) for n in range(3))
+    meter.add(load(1.0), (GpuLoad(at_s=1.0, gpus=cards),))
+    use = TaskUse(cpu_pct=50.0)
+    held = [
+        HeldTask(
+            task_id=name, attempt=1, phase=TaskPhase.RUNNING, directory=f"{name}.1", use=use,
+            gpus=gpus,
+        )
+        for name, gpus in (("plain", ()), ("two", ("u1", "u2", "gone")))
+    ]  # fmt: skip
+    report = meter.close(130.0, 30.0, None, TaskState(at_s=1.0, tasks=tuple(held)), ())
+    found = [[(g.uuid, g.utilization_percent) for g in task.gpus] for task in report.tasks]
+    assert found == [[], [("u1", 10.0), ("u2", 20.0)]]
