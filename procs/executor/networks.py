@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from procs.executor.engine import (
     BRIDGE_NAME,
@@ -25,9 +26,10 @@ from procs.executor.engine import (
     EngineRefusedError,
     NotThereError,
 )
-from procs.executor.sandbox import LABEL_HOME
+from procs.executor.sandbox import LABEL_HOME, resolv_conf
 from shared import sentences
 from shared.egress import bridge, names, number
+from shared.files import write_atomic
 from shared.messages import TaskPhase, VpnState
 from shared.sentences import Said
 from shared.settings import Settings
@@ -56,7 +58,7 @@ class NetworkWaitError(Exception):
 
 @dataclass(frozen=True)
 class Taken:
-    """A bridge that the firewall covers, and the resolvers that it lets through."""
+    """A bridge that the firewall covers, and the resolvers that it lets through, in a file."""
 
     name: str
     resolvers: tuple[str, ...]
@@ -82,6 +84,7 @@ class Networks:
         self._engine = engine
         self._home, self._prefix, self._most = home, prefix, most
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._pool = _Pool()
         self._covered: frozenset[str] = frozenset()
         self._resolvers: tuple[str, ...] = ()
@@ -130,7 +133,10 @@ class Networks:
         name = self._again(owner) or self._free(owner) or self._make_one(owner)
         if name not in self._covered:
             raise NetworkWaitError(f"waiting for the firewall of its network {name}")
-        return Taken(name, self._resolvers)
+        resolvers = self._resolvers
+        with self._writing:
+            _name_resolvers(resolv_conf(Path(self._home), resolvers), resolvers)
+        return Taken(name, resolvers)
 
     def _adopt(self) -> None:
         """Those of earlier lives; the engine's list is the truth of what is there."""
@@ -231,6 +237,12 @@ class Networks:
         if count:
             return NetworkWaitError(f"waiting for one of this node's {count} task networks ({why})")
         return NetworkError(sentences.NETWORK_NOT_MADE.say(words=why))
+
+
+def _name_resolvers(path: Path, resolvers: tuple[str, ...]) -> None:
+    text = "".join(f"nameserver {address}\n" for address in resolvers)
+    if not path.exists() or path.read_text() != text:
+        write_atomic(path, text.encode(), mode=0o644)
 
 
 class Egress:

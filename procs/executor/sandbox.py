@@ -18,6 +18,7 @@ OPEN_FILES = 4096
 OOM_SCORE_ADJ = 500  # the kernel ends a task before the worker or the owner's programs
 KEEPER_EXTRA_PIDS = 1  # the keeper itself
 CLAIM_AT, KEEPER_AT, TASK_AT, OUTPUT_AT = "/.hivemind", "/.keeper", "/task", "/output"
+RESOLV_AT = "/etc/resolv.conf"
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # else there is nothing to close
 REQUIREMENTS_AT = "/requirements"
@@ -97,7 +98,10 @@ def with_requirements(environment: Mapping[str, str]) -> dict[str, str]:
 def container(
     place: Place, image: Image, grant: Grant, runtime: str, resolvers: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The body of Docker's create call."""
+    """The body of Docker's create call. With resolvers: resolv_conf(…) is there, and holds them."""
+    host = _host(place, image, grant, runtime) | network(grant.network, resolvers)
+    if resolvers:
+        host["Mounts"] += [bind(resolv_conf(place.home, resolvers), RESOLV_AT, read_only=True)]
     return {
         "Image": image.digest,  # pinned: the tag may move
         "Entrypoint": [KEEPER_AT],
@@ -112,7 +116,7 @@ def container(
         "Tty": False,
         "AttachStdout": False,
         "AttachStderr": False,
-        "HostConfig": _host(place, image, grant, runtime) | network(grant.network, resolvers),
+        "HostConfig": host,
     }
 
 
@@ -152,12 +156,17 @@ def network(name: str, resolvers: tuple[str, ...]) -> dict[str, Any]:
         return {"NetworkMode": "none"}
     return {
         "NetworkMode": name,
-        "Dns": list(resolvers),  # those that the firewall lets through, and no other
+        "Dns": list(resolvers),  # for Docker's resolver, which a task could ask at 127.0.0.11
         "DnsSearch": ["."],  # none: the host's would tell its domain
         "DnsOptions": [],
         "ExtraHosts": [],
         "Sysctls": dict.fromkeys(NO_IPV6, "1") if HAS_IPV6 else {},
     }
+
+
+def resolv_conf(home: Path, resolvers: tuple[str, ...]) -> Path:
+    """Mounted over Docker's, whose resolver is dead while the engine is, and unknown to gVisor."""
+    return home / "run" / f"resolv-{'-'.join(resolvers)}.conf"
 
 
 def _tmpfs(image: Image, size: int) -> dict[str, str]:

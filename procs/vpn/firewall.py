@@ -16,6 +16,7 @@ from shared.egress import ANY_BRIDGE, Names
 
 BEFORE_OTHERS = -10  # Docker's, firewalld's and the owner's own filters are at 0 and later
 FALLBACK_RESOLVERS = ("1.1.1.1", "9.9.9.9")  # where the host has none that a container reaches
+MOST_RESOLVERS = 3  # a C library asks no more
 CLOSED = (
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -132,7 +133,7 @@ def resolvers(chosen: tuple[str, ...], resolv_conf: str, systemd: str) -> tuple[
     if any(_only_here(address) for address in found):
         found = (*found, *_nameservers(systemd))
     usable = tuple(dict.fromkeys(a for a in found if not _only_here(a)))
-    return usable or FALLBACK_RESOLVERS
+    return usable[:MOST_RESOLVERS] or FALLBACK_RESOLVERS
 
 
 def endpoints(indexes: str, proxy: str) -> tuple[tuple[str, int], ...]:

@@ -1,6 +1,8 @@
 """The pool of task networks on a real engine of its own: some of it uses all of its addresses."""
 
 import io
+import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -20,7 +22,7 @@ from tests.system.engine.private import PrivateEngine
 
 pytestmark = pytest.mark.docker
 
-HOME = "/home/one"
+HOME = f"/tmp/hmn-{os.getpid()}"
 PREFIX = names(Path(HOME)).task
 ALL = VpnState(
     at_s=1.0, covered_bridges=tuple(bridge(PREFIX, n) for n in range(100)), resolvers=("10.0.0.53",)
@@ -44,12 +46,14 @@ def import_pause(own: PrivateEngine) -> None:
 @pytest.fixture(scope="module")
 def own() -> Iterator[PrivateEngine]:
     private = PrivateEngine(Path(tempfile.mkdtemp(prefix="hmn-", dir="/tmp")).resolve())
+    (Path(HOME) / "run").mkdir(parents=True, exist_ok=True)
     try:
         private.start()
         import_pause(private)
         yield private
     finally:
         private.stop("--purge")
+        shutil.rmtree(HOME)
 
 
 @pytest.fixture
@@ -178,8 +182,9 @@ def test_one_with_a_stranger_on_it_is_not_used_until_he_has_left(
 
 
 def test_two_homes_never_meet(door: DockerEngine, pool: Networks, api: docker.APIClient) -> None:
-    other = names(Path("/home/two")).task
-    theirs = Networks(door, "/home/two", other, 8)
+    other = names(Path(f"{HOME}/two")).task
+    (Path(HOME) / "two" / "run").mkdir(parents=True)
+    theirs = Networks(door, f"{HOME}/two", other, 8)
     theirs.hear(VpnState(at_s=1.0, covered_bridges=(bridge(other, 0),)))
     assert pool.take("a").name == FIRST
     assert theirs.take("a").name == bridge(other, 0)

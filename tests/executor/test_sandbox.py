@@ -49,6 +49,8 @@ def test_a_network_is_the_bridge_that_was_given_and_its_resolvers() -> None:
     assert (host["NetworkMode"], body["NetworkDisabled"]) == ("hm-eg12345600", False)
     assert (host["Dns"], host["DnsSearch"], host["ExtraHosts"]) == (["10.0.0.53"], ["."], [])
     assert set(host["Sysctls"].values()) == {"1"}
+    mount = next(m for m in host["Mounts"] if m["Target"] == "/etc/resolv.conf")
+    assert (mount["Source"], mount["ReadOnly"]) == ("/h/run/resolv-10.0.0.53.conf", True)
     assert BODY["NetworkDisabled"] is True
     assert not {"Dns", "Sysctls", "ExtraHosts"} & set(HOST)
 

@@ -152,6 +152,15 @@ def test_a_task_reaches_the_internet_by_address_and_by_name(
     assert found == {f"{INTERNET}:80": True, f"{NAME}:80": True}
 
 
+def test_it_asks_the_resolvers_themselves(world: tuple[ExecutorAlone, Wires]) -> None:
+    """Not Docker's own, which is dead whenever the engine is."""
+    executor, _ = world
+    key = executor.assign(task("cat", "/etc/resolv.conf", name="resolv", egress=True))
+    executor.wait_report(key)
+    assert executor.output(key).decode() == f"nameserver {RESOLVER}\n"
+    executor.wait_released(key)
+
+
 def test_it_reaches_nothing_else_and_nobody_reaches_it(world: tuple[ExecutorAlone, Wires]) -> None:
     executor, made = world
     other = executor.assign(egress(LISTENS, "other"))

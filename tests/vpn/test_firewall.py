@@ -172,6 +172,10 @@ def test_what_the_host_is_connected_to(
         pytest.param(
             (), "nameserver 9.9.9.9\nnameserver 9.9.9.9", "", ("9.9.9.9",), id="one twice"
         ),
+        pytest.param(
+            ("8.0.0.1", "8.0.0.2", "8.0.0.3", "8.0.0.4"), "", "",
+            ("8.0.0.1", "8.0.0.2", "8.0.0.3"), id="more than anyone asks",
+        ),
     ],
 )  # fmt: skip
 def test_the_resolvers_that_tasks_are_given(
