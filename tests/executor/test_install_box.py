@@ -41,8 +41,9 @@ def test_its_walls_are_a_tasks_own() -> None:
     assert (host["NetworkMode"], host["Dns"], asked["NetworkDisabled"]) == (
         "hm-egi01", ["9.9.9.9"], False,
     )  # fmt: skip
-    *mounts, pip = host["Mounts"]
+    *mounts, resolvers, pip = host["Mounts"]
     assert mounts == walls["Mounts"]
+    assert (resolvers["Target"], resolvers["ReadOnly"]) == ("/etc/resolv.conf", True)
     assert (pip["Source"], pip["ReadOnly"]) == (str(pip_folder()), True)
     same = walls.keys() - {"NetworkMode", "Mounts"}
     assert {name: host[name] for name in same} == {name: walls[name] for name in same}
