@@ -85,6 +85,9 @@ class Worker:
         self._settings = {"WEB_LISTEN": page, "VPN": "off", "EGRESS": "off", **settings}
         self._daemon: subprocess.Popen[bytes] | None = None
 
+    def setting(self, name: str) -> str:
+        return self._settings[name]
+
     @property
     def pid(self) -> int:
         assert self._daemon is not None
