@@ -35,6 +35,7 @@ from shared.taskdir import TaskKey
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
 SIGNAL_S = 10  # past this it is sent through the kernel
 BRIDGE_NAME = "com.docker.network.bridge.name"  # the option that names a network's interface
+NOTICE_S = 5  # by then it has noticed that a container of its own has ended
 PING_S = 1.5  # with PING_EACH_S of watch.py: an engine that hangs is known within 3 s
 ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # as long as nothing may move, see pulls.py: then its thread ends too
@@ -133,6 +134,7 @@ class Engine(Protocol):
     def stop_signal(self, container: str) -> str: ...
     def exit_of(self, container: str) -> Exit: ...
     def inspect(self, container: str) -> dict[str, Any]: ...
+    def last_state(self, container: str) -> dict[str, Any]: ...
     def seen(self, home: str) -> list[Seen]: ...
     def installing(self, home: str) -> list[Installing]: ...
     def deaths(self, home: str) -> Iterator[TaskKey]: ...
@@ -331,6 +333,12 @@ class DockerEngine:
             said = self._wire.call("GET", "containers", container, "json", timeout_s=CALL_S)
         found: dict[str, Any] = json.loads(said)
         return found
+
+    def last_state(self, container: str) -> dict[str, Any]:
+        """`inspect`, once the engine has noticed that it has ended."""
+        with _translated(), suppress(TimeoutError):
+            self._wire.call("POST", "containers", container, "wait", timeout_s=NOTICE_S)
+        return self.inspect(container)
 
     def seen(self, home: str) -> list[Seen]:
         """Every container that carries this home's label."""

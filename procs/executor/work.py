@@ -467,7 +467,7 @@ class Work:
 
     def _inspected(self, attempt: Attempt) -> dict[str, Any] | None:
         try:
-            return self._engine.inspect(container_name(attempt.key))
+            return self._engine.last_state(container_name(attempt.key))
         except NotThereError:
             return None
 
