@@ -17,6 +17,8 @@ CPU_PERIOD_US = 100_000  # period and quota, not nano_cpus: those can't be chang
 OPEN_FILES = 4096
 OOM_SCORE_ADJ = 500  # the kernel ends a task before the worker or the owner's programs
 KEEPER_EXTRA_PIDS = 1  # the keeper itself
+GVISOR = "runsc"  # the runtime whose containers have a kernel of their own
+GVISOR_EXTRA_PIDS = 256  # its own threads count; where they find no room it panics
 CLAIM_AT, KEEPER_AT, TASK_AT, OUTPUT_AT = "/.hivemind", "/.keeper", "/task", "/output"
 RESOLV_AT = "/etc/resolv.conf"
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
@@ -112,7 +114,7 @@ def container(
         "Healthcheck": {"Test": ["NONE"]},  # an image's own would run outside the keeper
         "StopSignal": image.stop_signal or "SIGTERM",
         "NetworkDisabled": not grant.network,
-        "OpenStdin": False,
+        "OpenStdin": runtime == GVISOR,  # a pipe: it would chown the host's /dev/null to the task
         "Tty": False,
         "AttachStdout": False,
         "AttachStderr": False,
@@ -134,7 +136,7 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
         "MemorySwap": memory,  # equal: no swap, so the limit is exact
         "CpuPeriod": CPU_PERIOD_US,
         "CpuQuota": max(int(grant.cpus * CPU_PERIOD_US), 1000),  # the kernel's least is 1 ms
-        "PidsLimit": grant.processes + KEEPER_EXTRA_PIDS,
+        "PidsLimit": _pids(grant, runtime),
         "OomScoreAdj": OOM_SCORE_ADJ,
         "Ulimits": [
             {"Name": "core", "Soft": 1, "Hard": 1},  # it would hold secrets; 1: no pipe either
@@ -167,6 +169,10 @@ def network(name: str, resolvers: tuple[str, ...]) -> dict[str, Any]:
 def resolv_conf(home: Path, resolvers: tuple[str, ...]) -> Path:
     """Mounted over Docker's, whose resolver is dead while the engine is, and unknown to gVisor."""
     return home / "run" / f"resolv-{'-'.join(resolvers)}.conf"
+
+
+def _pids(grant: Grant, runtime: str) -> int:
+    return grant.processes + (GVISOR_EXTRA_PIDS if runtime == GVISOR else KEEPER_EXTRA_PIDS)
 
 
 def _tmpfs(image: Image, size: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a private Docker engine and prints its DOCKER_HOST; one that runs already is left alone.
 #
-#   start.sh DIR [--no-live-restore]
+#   start.sh DIR [--no-live-restore] [OPTION OF DOCKERD…]
 #
 # Images, containers, sockets and log lie in DIR, which must be short (a socket's path ends at 107
 # characters). The engine has a network namespace of its own: two engines in one namespace take
@@ -40,7 +40,7 @@ launch() {
   # nsenter, because `ip netns exec` remounts /sys and hides the cgroup v1 hierarchies.
   setsid nsenter "--net=/run/netns/$namespace" dockerd \
     --data-root "$dir/data" --exec-root "$dir/x" --pidfile "$pid_file" --host "$host" \
-    "--live-restore=$live_restore" </dev/null >>"$dir/dockerd.log" 2>&1 9>&- &
+    "--live-restore=$live_restore" "${options[@]}" </dev/null >>"$dir/dockerd.log" 2>&1 9>&- &
   launched=$!
 }
 
@@ -55,12 +55,15 @@ await_answer() {
   fail "the engine did not come up; the end of its log stands above"
 }
 
-live_restore=true
-if [ "${2-}" = --no-live-restore ] && [ $# -eq 2 ]; then
-  live_restore=false
-elif [ $# -ne 1 ] || [ -z "$1" ]; then
-  echo "usage: start.sh DIR [--no-live-restore]" >&2
+if [ -z "${1-}" ]; then
+  echo "usage: start.sh DIR [--no-live-restore] [OPTION OF DOCKERD…]" >&2
   exit 2
+fi
+live_restore=true
+options=("${@:2}")
+if [ "${2-}" = --no-live-restore ]; then
+  live_restore=false
+  options=("${@:3}")
 fi
 [ "$(id -u)" = 0 ] || fail "only root can start a Docker engine"
 for program in dockerd containerd ip nsenter iptables curl flock; do
