@@ -330,6 +330,7 @@ run_tests() {
   local broken=() code=0 scratch
   prepare
   [ "$(id -u)" = 0 ] || fail "the tests start Docker engines and network namespaces: run them as root"
+  if apt-cache show runsc >/dev/null 2>&1; then TEST_NEEDS+=(runsc:runsc); fi # not every distribution has it
   install_packages "${RUN_NEEDS[@]}" "${TEST_NEEDS[@]}"
   make_environment .requirements-dev.lock
   export PATH=$PWD/.venv/bin:$PATH

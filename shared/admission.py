@@ -37,6 +37,7 @@ class Node:
     allowed_images: tuple[str, ...]
     egress_allowed: bool
     egress_ready: bool | None  # the firewall of task networks is in force; None: it may be soon
+    sandbox: str = "runc"
 
 
 def refusal(spec: Spec, node: Node) -> Refused | None:
@@ -62,6 +63,8 @@ def _forbidden(spec: Spec, node: Node) -> Refused | None:
 
 def _network(spec: Spec, node: Node) -> Said[Refusal] | None:
     """Requirements need one too: only the executor knows which are installed already."""
+    if (spec.egress or spec.requirements) and node.sandbox == "runsc":
+        return sentences.NO_NETWORK_IN_GVISOR.say()
     if spec.egress and not node.egress_allowed:
         return sentences.EGRESS_OFF.say()
     if spec.egress and node.egress_ready is False:

@@ -231,6 +231,11 @@ EGRESS_NOT_READY = _refused(
     "network EGRESS: the firewall of task networks is not in force on this node",
     "give it to another node; the owner finds the reason in vpn.log",
 )
+NO_NETWORK_IN_GVISOR = _refused(
+    Refusal.FORBIDDEN,
+    "network EGRESS, requirements: this node runs every task in gVisor, without a network",
+    "give it to another node, or ask the owner to set SANDBOX=runc",
+)
 REQUIREMENTS_EGRESS_OFF = _refused(
     Refusal.FORBIDDEN,
     "requirements: they are installed over the network, and the owner has set EGRESS=off",
@@ -397,8 +402,8 @@ REQUIREMENTS_NODE = _failed(
 
 EGRESS_TURNED_OFF = _failed(
     Cause.NODE,
-    "network EGRESS: the owner has set EGRESS=off since it was accepted",
-    "order another attempt elsewhere, or ask the owner to set EGRESS=on",
+    "network EGRESS: the owner has set EGRESS=off or SANDBOX=runsc since it was accepted",
+    "order another attempt elsewhere, or ask the owner to set it back",
 )
 NETWORK_NOT_MADE = _failed(
     Cause.NODE,

@@ -34,6 +34,7 @@ from procs.executor.parent import TasksGroup
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started
+from procs.executor.sandbox import GVISOR
 from procs.executor.store import Store, row
 from procs.executor.use import sample, sample_gpus
 from procs.executor.verdict import Stop
@@ -80,7 +81,8 @@ class Executor:
         engine: Engine = DockerEngine(context.settings.docker_host)
         keeper = ensure_keeper(context.home / "lib")
         self._egress, self._layers = Egress(engine, context.settings), Layers(context.home)
-        runtime, networks = context.settings.sandbox, self._egress.tasks
+        runtime = context.settings.sandbox
+        networks = None if runtime == GVISOR else self._egress.tasks
         self._debug = Debug(context.home, context.settings.debug_retention_h)
         self._work = Work(
             engine, context.home, keeper, runtime, networks, self._debug, self._layers,
@@ -95,7 +97,7 @@ class Executor:
             engine, self._layers, self._egress.installs, context.home, keeper, runtime,
             PipSettings.of(context.settings),
         )  # fmt: skip
-        self._watch = Watch(engine, str(context.home))
+        self._watch = Watch(engine, str(context.home), runtime)
         self._bells = Bells()
         self._guard = DiskGuard(self._tasks)
         self._group = TasksGroup()
@@ -384,7 +386,10 @@ class Executor:
         self, attempt: Attempt, said: Said[TaskPhase], at_ns: int | None = None
     ) -> None:
         if attempt.stop is None and attempt.step in (Step.WAITING, *core.ACTIVE):
-            attempt.stop = Stop.because(said, at_ns or time.monotonic_ns(), self._boot_id)
+            ago_ns = time.monotonic_ns() - at_ns if at_ns else 0
+            attempt.stop = Stop.because(
+                said, time.monotonic_ns() - ago_ns, self._boot_id, time.time_ns() - ago_ns
+            )
             self._apply(attempt, Event.STOP_WANTED)
 
     def _begin_waiting(self, now_s: float) -> None:

@@ -27,10 +27,13 @@ class Stop:
     sentence: str
     monotonic_ns: int
     boot_id: str
+    unix_ns: int = 0
 
     @classmethod
-    def because(cls, said: Said[TaskPhase], monotonic_ns: int, boot_id: str) -> "Stop":
-        return cls(said.code, said.text, monotonic_ns, boot_id)
+    def because(
+        cls, said: Said[TaskPhase], monotonic_ns: int, boot_id: str, unix_ns: int
+    ) -> "Stop":
+        return cls(said.code, said.text, monotonic_ns, boot_id, unix_ns)
 
     @property
     def is_hard(self) -> bool:
@@ -77,7 +80,9 @@ def judge(
         why = os.strerror(record.failed_errno)
         return Verdict.of(sentences.COMMAND_NOT_STARTED.say(words=why), NEVER_RAN)
     if record.ended is not None:
-        return _ended(record.ended, stop, engine_lapsed)
+        if stop is not None and not _ended_before(record, stop):
+            return _stopped(stop, record.ended.code)
+        return _ended(record.ended, engine_lapsed)
     if stop is not None:
         return _stopped(stop, loss.exit_code if loss else NEVER_RAN)
     if failure is not None:
@@ -91,9 +96,18 @@ def _stopped(stop: Stop, exit_code: int) -> Verdict:
     return Verdict(stop.phase, exit_code, "", stop.sentence)
 
 
-def _ended(ended: Ended, stop: Stop | None, engine_lapsed: bool) -> Verdict:
-    if stop is not None and ended.monotonic_ns >= stop.monotonic_ns:
-        return _stopped(stop, ended.code)
+def _ended_before(record: RunRecord, stop: Stop) -> bool:
+    """Did it end by itself before it was told to? By the wall clock in gVisor, which has no boot
+    id and a monotonic clock of its own."""
+    started, ended = record.started, record.ended
+    if started is None or ended is None:
+        return False
+    if not started.boot_id:
+        return ended.unix_ns < stop.unix_ns
+    return ended.monotonic_ns < stop.monotonic_ns
+
+
+def _ended(ended: Ended, engine_lapsed: bool) -> Verdict:
     if ended.signal == SIGKILL and (ended.oom_kills or 0) > 0:
         return Verdict.of(sentences.OUT_OF_MEMORY.say(), ended.code)
     if ended.code == 0:

@@ -18,6 +18,7 @@ PING_EACH_S = 1.0  # with PING_S of engine.py: an engine that hangs is known wit
 LOOK_EACH_S = 5.0
 IDLE_LOOK_EACH_S = 30.0  # with nothing held there is only what an earlier life left
 BELL_AGAIN_S = 1.0  # before events are asked for again
+NO_RUNTIME = "no runtime {0} in Docker: name it in its daemon.json, or set SANDBOX=runc"
 PING, LOOK, BELL = "ping", "look", "bell"
 THREADS = 3  # one for each of these: nothing else may ever make the ping wait
 
@@ -51,8 +52,9 @@ News = EngineIs | Listed | Died
 class Watch:
     """Belongs to the loop's thread."""
 
-    def __init__(self, engine: Engine, home: str) -> None:
+    def __init__(self, engine: Engine, home: str, runtime: str) -> None:
         self._engine = engine
+        self._runtime = runtime
         self._home = home
         self._jobs: Jobs[News | None] = Jobs(THREADS, "watch")
         self._ping_due_s = self._look_due_s = self._bell_due_s = 0.0
@@ -96,7 +98,10 @@ class Watch:
     def _ping(self, known: About | None) -> EngineIs:
         try:
             self._engine.ping()
-            return EngineIs(known or self._engine.about())
+            about = known or self._engine.about()
+            if self._runtime not in about.runtimes:
+                return EngineIs(None, NO_RUNTIME.format(self._runtime))
+            return EngineIs(about)
         except (EngineAwayError, EngineRefusedError) as err:
             return EngineIs(None, str(err))
 

@@ -35,6 +35,7 @@ from procs.executor.prepare import BLOBS, InputError, lay_out, missing
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord, parse_run
 from procs.executor.sandbox import (
+    GVISOR,
     TASK_GID,
     TASK_UID,
     Image,
@@ -337,27 +338,30 @@ class Work:
 
     def hard_stop(self, attempt: Attempt) -> Outcome:
         """The keeper kills all; through the kernel, which never hangs as an engine may."""
-        if cgroup.signal_keeper(attempt.container_id, signal.SIGPWR):
+        if self._signal_keeper(attempt, signal.SIGPWR):
             return Outcome()
         return self.signal(attempt, "SIGPWR")
 
     def signal(self, attempt: Attempt, name: str) -> Outcome:
         """Through the engine or, where it is away or has lost the container, the kernel."""
         which = cgroup.number(name)
-        if not self.engine_is_there and cgroup.signal_keeper(attempt.container_id, which):
+        if not self.engine_is_there and self._signal_keeper(attempt, which):
             return Outcome()
         try:
             self._engine.signal(attempt.container, name)
         except (EngineAwayError, EngineRefusedError) as err:
-            if not cgroup.signal_keeper(attempt.container_id, which):
+            if not self._signal_keeper(attempt, which):
                 return Outcome(detail=f"{name} could not be sent: {err}")
         return Outcome()
 
+    def _signal_keeper(self, attempt: Attempt, which: int) -> bool:
+        """In gVisor the host sees only the sandbox, which would end with the keeper in it."""
+        return self._runtime != GVISOR and cgroup.signal_keeper(attempt.container_id, which)
+
     def kill(self, attempt: Attempt) -> Outcome:
         """What neither its signal nor the keeper's hard stop has ended."""
-        self.signal(attempt, "SIGKILL")
         cgroup.kill(attempt.container_id)
-        return Outcome()
+        return self.signal(attempt, "SIGKILL")
 
     def autopsy(self, attempt: Attempt, *, present: bool) -> Outcome:
         """Its container does not run: what does that mean?"""

@@ -214,6 +214,7 @@ class Desk:
             allowed_images=self.settings.allowed_images,
             egress_allowed=self.settings.egress,
             egress_ready=self.news.egress_ready(),
+            sandbox=self.settings.sandbox,
         )
         return refusal(spec, node)
 

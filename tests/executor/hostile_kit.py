@@ -167,15 +167,17 @@ def outside(executor: ExecutorAlone, name: str) -> Iterator[Outside]:
 # ------------------------------------------------------------------ attacks and bombs
 
 
-def attack_all(executor: ExecutorAlone, targets: Targets, name: str = "attacks") -> list[Row]:
+def attack_all(
+    executor: ExecutorAlone, targets: Targets, but: tuple[str, ...] = ()
+) -> list[Row]:
     """Every attack in one container."""
     program = Path(attacks.__file__).read_bytes()
     given = InputSpec(
         path="attacks.py", size_bytes=len(program), sha256=hashlib.sha256(program).hexdigest()
     )
-    command = ("python3", "/task/attacks.py", json.dumps(asdict(targets)))
+    command = ("python3", "/task/attacks.py", json.dumps(asdict(targets)), *but)
     key = executor.assign(
-        task(*command, name=own(name), inputs=(given,), environment={MARK: "1"}, cpus=1.0),
+        task(*command, name=own("attacks"), inputs=(given,), environment={MARK: "1"}, cpus=1.0),
         blobs=(program,),
     )
     report = executor.wait_report(key)
@@ -186,17 +188,18 @@ def attack_all(executor: ExecutorAlone, targets: Targets, name: str = "attacks")
     return [
         Row(name, one.wall, one.what, outcomes[name], outcomes[name].startswith("blocked"))
         for name, one in ATTACKS.items()
+        if name not in but
     ]
 
 
 class Bombed:
     """All bombs at once; how each ended."""
 
-    def __init__(self, executor: ExecutorAlone, but: tuple[str, ...] = ()) -> None:
+    def __init__(self, executor: ExecutorAlone, names: tuple[str, ...] = tuple(BOMBS)) -> None:
         self.executor = executor
         self.beats_s: list[float] = []
         self.pids = {executor.pid()}
-        self.keys = {name: self._assign(name) for name in BOMBS if name not in but}
+        self.keys = {name: self._assign(name) for name in names}
         executor.wait(self._all_final, "the end of all bombs", 120)
         self.reports = {name: executor.wait_report(key) for name, key in self.keys.items()}
         self.pids.add(executor.pid())

@@ -131,7 +131,7 @@ def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
     ("name", "asked", "cause", "error"),
     [
         ("needs", {"requirements": ("-r x",)}, "dependencies", "begins with -"),
-        ("net", {"egress": True}, "node", "the owner has set EGRESS=off"),
+        ("net", {"egress": True}, "node", "the owner has set EGRESS=off or"),
         ("scheme", {"image": "https://x/y"}, "image", "https://x/y"),
         ("capital", {"image": "Not/Valid:1"}, "image", "Not/Valid:1"),
     ],

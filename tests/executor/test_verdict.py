@@ -1,5 +1,7 @@
 """What an end means."""
 
+from dataclasses import replace
+
 import pytest
 
 from procs.executor.run_record import Ended, RunRecord, Started
@@ -25,7 +27,16 @@ def ended(code: int, signal: int = 0, oom_kills: int | None = 0, errno: int = 0)
 
 
 def stop(monotonic_ns: int) -> Stop:
-    return Stop(TaskPhase.TIMED_OUT, "too long", monotonic_ns, BOOT)
+    return Stop(TaskPhase.TIMED_OUT, "too long", monotonic_ns, BOOT, unix_ns=10**18)
+
+
+@pytest.mark.parametrize(("stopped_unix_ns", "phase"), [(8, "timed_out"), (10, "succeeded")])
+def test_without_a_boot_id_the_wall_clock_says_which_came_first(
+    stopped_unix_ns: int, phase: str
+) -> None:
+    record = RunRecord(replace(STARTED, boot_id=""), None, ended(0).ended)
+    stopped = Stop(TaskPhase.TIMED_OUT, "too long", 10**12, BOOT, stopped_unix_ns)
+    assert judge(record, stopped, None, None).phase == phase
 
 
 def loss(

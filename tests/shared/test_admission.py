@@ -66,6 +66,8 @@ def test_a_task_may_have_all_there_is() -> None:
         pytest.param({"egress": True}, {"egress_ready": False}, FORBIDDEN, "firewall", id="open"),
         pytest.param(NEEDS, {"egress_allowed": False}, FORBIDDEN, "over the network", id="needs"),
         pytest.param(NEEDS, {"egress_ready": False}, FORBIDDEN, "firewall", id="needs, open"),
+        pytest.param({"egress": True}, {"sandbox": "runsc"}, FORBIDDEN, "gVisor", id="gVisor"),
+        pytest.param(NEEDS, {"sandbox": "runsc"}, FORBIDDEN, "gVisor", id="needs, gVisor"),
         pytest.param({"cpus": 2.01}, {}, TOO_LARGE, "cpus is 2.01", id="cpus"),
         pytest.param({"memory_bytes": 1001}, {}, TOO_LARGE, "memory_bytes is 1001", id="memory"),
         pytest.param({"disk_bytes": 501}, {}, TOO_LARGE, "disk_bytes is 501", id="disk"),

@@ -10,6 +10,8 @@ import subprocess
 from functools import cached_property
 from pathlib import Path
 
+import docker
+
 HERE = Path(__file__).resolve().parent
 BUILD_IMAGE = HERE.parents[2] / "procs/executor/image/build.sh"
 TASK_IMAGE = "hivemind-test-task:1"
@@ -34,6 +36,17 @@ class PrivateEngine:
     def task_image(self) -> str:
         """The tag of the task image, which is built when it is first asked for."""
         _run(str(BUILD_IMAGE), TASK_IMAGE, docker_host=self.host)
+        return TASK_IMAGE
+
+    def take_task_image(self, other: "PrivateEngine") -> str:
+        """From an engine that has it, in a fraction of the time that building it takes."""
+        source = docker.APIClient(base_url=other.host, version="1.41")
+        target = docker.APIClient(base_url=self.host, version="1.41")
+        archive = source.get_image(other.task_image)
+        for _ in target.load_image(archive):  # type: ignore[no-untyped-call]
+            pass
+        source.close()
+        target.close()
         return TASK_IMAGE
 
     def start(self, *options: str) -> None:
