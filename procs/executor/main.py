@@ -82,7 +82,8 @@ class Executor:
         keeper = ensure_keeper(context.home / "lib")
         self._egress, self._layers = Egress(engine, context.settings), Layers(context.home)
         runtime = context.settings.sandbox
-        networks = None if runtime == GVISOR else self._egress.tasks
+        is_offline = runtime == GVISOR
+        networks = None if is_offline else self._egress.tasks
         self._debug = Debug(context.home, context.settings.debug_retention_h)
         self._work = Work(
             engine, context.home, keeper, runtime, networks, self._debug, self._layers,
@@ -94,8 +95,8 @@ class Executor:
         )
         self._pulls = Pulls(engine, self._images)
         self._installs = Installs(
-            engine, self._layers, self._egress.installs, context.home, keeper, runtime,
-            PipSettings.of(context.settings),
+            engine, self._layers, None if is_offline else self._egress.installs,
+            context.home, keeper, runtime, PipSettings.of(context.settings),
         )  # fmt: skip
         self._watch = Watch(engine, str(context.home), runtime)
         self._bells = Bells()
