@@ -67,7 +67,7 @@ APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three pro
 TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
-END = "end"  # the lane beside an attempt's own
+END, KILL = "end", "kill"  # the lanes beside an attempt's own
 
 
 class Executor:
@@ -512,7 +512,10 @@ class Executor:
         """Its grace is over: the keeper's hard stop, then SIGKILL."""
         attempt.stop_due_s = now_s + HARD_STOP_S
         first, attempt.stop_stage = attempt.stop_stage == 1, 2
-        self._end(attempt, self._work.hard_stop if first else self._work.kill)
+        if first:
+            self._end(attempt, self._work.hard_stop)
+        elif not self._jobs.is_busy((attempt.key, KILL)):  # in gVisor the hard stop may hang too
+            self._jobs.submit((attempt.key, KILL), partial(guarded, self._work.kill, attempt))
 
     def _look_for_inputs(self, attempt: Attempt) -> None:
         if self._jobs.is_busy(attempt.key):

@@ -360,7 +360,9 @@ class Work:
 
     def kill(self, attempt: Attempt) -> Outcome:
         """What neither its signal nor the keeper's hard stop has ended."""
-        cgroup.kill(attempt.container_id)
+        if cgroup.processes(attempt.container_id):
+            cgroup.kill(attempt.container_id)
+            return Outcome()
         return self.signal(attempt, "SIGKILL")
 
     def autopsy(self, attempt: Attempt, *, present: bool) -> Outcome:
