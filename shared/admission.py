@@ -77,10 +77,13 @@ def _network(spec: Spec, node: Node) -> Said[Refusal] | None:
 
 
 def _too_large(spec: Spec, capacity: Capacity) -> Refused | None:
+    """A full disk is no size: it is the node's state, and passes."""
+    if not capacity.memory_bytes or not capacity.cpus:
+        return Refused(sentences.NOTHING_TO_GIVE.say())
     for field, asked, most in (
         ("cpus", spec.cpus, capacity.cpus),
         ("memory_bytes", spec.memory_bytes, capacity.memory_bytes),
-        ("disk_bytes", spec.disk_bytes, capacity.disk_bytes),
+        ("disk_bytes", spec.disk_bytes, math.inf if capacity.disk_full else capacity.disk_bytes),
         ("gpus", spec.gpus, capacity.gpus),
         ("gpu_memory_bytes", spec.gpu_memory_bytes, gpu_memory(spec.gpus, capacity)),
     ):

@@ -251,6 +251,11 @@ RESOURCE_TOO_LARGE = _refused(
     "resources.{field} is {asked}, a task on this node may have {most}",
     "ask for less, or give it to a larger or more trusted node",
 )
+NOTHING_TO_GIVE = _refused(
+    Refusal.TOO_LARGE,
+    "this node's owner keeps all of its memory or cores",
+    "give it to another node; the owner's settings are RESERVED_CPUS and RESERVED_MEMORY",
+)
 TRUST_CHANGED = _busy(
     "this node has just been given another trust level", "send it again in a second"
 )

@@ -134,7 +134,7 @@ def body(
     place: Place, image: Image, grant: Grant, runtime: str, layer: str, network: Taken
 ) -> dict[str, Any]:
     """A task's container, but for its labels and pip."""
-    granted = replace(grant, network=network.name)
+    granted = replace(grant, network=network.name, gpus=())  # a card is for the task alone
     made = container(place, image, granted, runtime, network.resolvers)
     made["Labels"] = {
         LABEL_HOME: str(place.home),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procs.executor import install_box
 from procs.executor.gpus import (
     BOUND_WITHIN_S,
     HEARD_WITHIN_S,
@@ -19,6 +20,7 @@ from procs.executor.gpus import (
     free_cards,
     requests,
 )
+from procs.executor.networks import NO_NETWORK
 from procs.executor.quota import Grant
 from procs.executor.sandbox import Image, Place, container
 from shared.messages import GpuLoad, GpuSample
@@ -64,6 +66,14 @@ def test_cards_are_asked_for_as_dockers_own_command_line_does() -> None:
     recorded = CREATE["request"]["HostConfig"]["DeviceRequests"]
     assert CREATE["call"].endswith("/containers/create")
     assert body(*recorded[0]["DeviceIDs"])["HostConfig"]["DeviceRequests"] == recorded
+
+
+def test_what_installs_requirements_has_no_card() -> None:
+    place = Place(TaskKey("t", 1), Path("/h/t.1"), Path("/h"), "n", Path("/h/keeper"))
+    granted = Grant(1.0, GIB, GIB, 8, gpus=("GPU-1",))
+    made = install_box.body(place, Image("sha256:1"), granted, "runc", "layer", NO_NETWORK)
+    assert made["HostConfig"]["DeviceRequests"] == []
+    assert "NVIDIA_VISIBLE_DEVICES=void" in made["Env"]
 
 
 def test_who_asks_for_none_asks_for_none() -> None:

@@ -199,7 +199,7 @@ def _engine_away(r: Rig) -> None:
 
 
 def _disk_full(r: Rig) -> None:
-    r.executor.capacity = Capacity(cpus=8.0, max_held=9, disk_full=True)
+    r.executor.capacity = Capacity(cpus=8.0, memory_bytes=2**30, max_held=9, disk_full=True)
 
 
 def _drained_by_master(r: Rig) -> None:

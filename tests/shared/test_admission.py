@@ -11,7 +11,10 @@ from shared.messages import Capacity, NodePhase
 from shared.sentences import Refusal
 from shared.taskdir import Spec
 
-CAPACITY = Capacity(cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=1, max_held=3, trust_level=1)
+CAPACITY = Capacity(
+    cpus=2.0, memory_bytes=1000, disk_bytes=500, gpus=2, max_held=3, trust_level=1,
+    gpu_memory_bytes=(80, 24),
+)  # fmt: skip
 NODE = Node(
     phase=NodePhase.READY,
     phase_reason="",
@@ -71,7 +74,10 @@ def test_a_task_may_have_all_there_is() -> None:
         pytest.param({"cpus": 2.01}, {}, TOO_LARGE, "cpus is 2.01", id="cpus"),
         pytest.param({"memory_bytes": 1001}, {}, TOO_LARGE, "memory_bytes is 1001", id="memory"),
         pytest.param({"disk_bytes": 501}, {}, TOO_LARGE, "disk_bytes is 501", id="disk"),
-        pytest.param({"gpus": 2}, {}, TOO_LARGE, "gpus is 2", id="gpus"),
+        pytest.param({"gpus": 3}, {}, TOO_LARGE, "gpus is 3", id="gpus"),
+        pytest.param({"gpus": 2, "gpu_memory_bytes": 25}, {}, TOO_LARGE,
+                     "gpu_memory_bytes is 25, a task on this node may have 24", id="gpu memory"),
+        pytest.param({"gpus": 1, "gpu_memory_bytes": 81}, {}, TOO_LARGE, "may have 80", id="none"),
         pytest.param({}, {"phase": NodePhase.DRAINING}, DRAINING, "finishes", id="draining"),
         pytest.param({}, PAUSED_NODE, BUSY, "paused: the owner paused it", id="paused"),
         pytest.param({}, DEGRADED_NODE, BUSY, "degraded: Docker is away", id="degraded"),
@@ -119,3 +125,27 @@ def test_a_quota_of_another_trust_level_refuses_nothing_for_good() -> None:
     assert refused is not None
     assert (refused.said.code, refused.retry_after_s) == (BUSY, 1.0)
     assert judge({"memory_bytes": 1000}, {"trust_level": 2}) is None
+
+
+def test_cards_that_no_monitor_has_spoken_of_yet_are_not_refused_for_good() -> None:
+    unknown = msgspec.structs.replace(CAPACITY, gpus=0, gpu_memory_bytes=(), gpus_known=False)
+    refused = judge({"gpus": 1}, {"capacity": unknown})
+    assert refused is not None
+    assert (refused.said.code, refused.retry_after_s) == (BUSY, 1.0)
+    assert judge({"gpu_memory_bytes": 99}, {"capacity": unknown}) is None, "of no card at all"
+
+
+@pytest.mark.parametrize("nothing", [{"memory_bytes": 0}, {"cpus": 0.0}])
+def test_where_the_owner_keeps_all_no_task_is_taken_to_wait_for_ever(
+    nothing: dict[str, Any],
+) -> None:
+    refused = judge({}, {"capacity": msgspec.structs.replace(CAPACITY, **nothing)})
+    assert refused is not None
+    assert refused.said.code is TOO_LARGE
+
+
+def test_a_full_disk_refuses_nothing_for_good() -> None:
+    full = msgspec.structs.replace(CAPACITY, disk_bytes=0, disk_full=True)
+    refused = judge({"disk_bytes": 100}, {"capacity": full, **DEGRADED_NODE})
+    assert refused is not None
+    assert refused.said.code is BUSY
