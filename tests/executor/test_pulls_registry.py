@@ -9,7 +9,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,10 +203,12 @@ def has_ended_in_the_engine(pulls: Pulls, registry: Registry, image: str) -> Non
 
 def test_a_registry_that_stops_sending(pulls: Pulls, registry: Registry) -> None:
     image = stalled(pulls, registry, "stall")
-    pulls.want({image}, NO_PROGRESS_S - 1)  # takes note of what had come
-    pulls.want({image}, 2 * NO_PROGRESS_S)
-    assert select.select([pulls.fileno()], [], [], DEADLINE_S)[0]
-    (pulled,) = pulls.results(2 * NO_PROGRESS_S)
+    deadline_s = time.monotonic() + DEADLINE_S
+    while "%" not in pulls.progress(image):
+        assert time.monotonic() < deadline_s
+        pulls.want({image}, 1.0)
+        assert not select.select([pulls.fileno()], [], [], 0.01)[0]
+    pulled, _ = pull(pulls, image, step_s=NO_PROGRESS_S)  # the last bytes may still be heard
     assert f"image {image} could not be pulled: nothing moved for 120 s, at " in refused(pulled)
     has_ended_in_the_engine(pulls, registry, image)
 
@@ -368,36 +370,45 @@ def test_pulled_images_go_when_the_disk_is_full_and_no_others(
     images = {name: registry.name(f"clean-{name}:1") for name in names}
     for name in names:
         registry.push(f"clean-{name}", "1", marked(name, program))
-    default = images["default"]
-    executor = ExecutorAlone(own_engine.host, IMAGE_DISK_PCT="1", TASK_IMAGE=default).start()
+    default, unused = images["default"], images["unused"]
+    executor = ExecutorAlone(own_engine.host, IMAGE_DISK_PCT="1", TASK_IMAGE=default)
+    record = executor.home / "lib" / "images.json"
     try:
         executor.docker.pull(images["owners"])
-        keys = [executor.assign(task(name=name, image=images[name])) for name in names]
-        assert {executor.wait_report(key).phase for key in keys} == {"succeeded"}
-        executor.wait(lambda: executor.containers() == [], "the tasks' containers gone")
+        pull_for(executor, own_engine, images.values())
         executor.docker.create_container(images["container"], name="of-the-owner")
         executor.docker.tag(images["named"], "owners-name", "1")
         left_over = local_id(executor, images["moved"])
         registry.push("clean-moved", "2", marked("moved since", program))
         registry.move("clean-moved", "2", "1")
         executor.docker.pull(images["moved"])  # by the owner: ours is left without a tag
-        assert all(is_here(executor, image) for image in (*images.values(), left_over))
 
-        record = executor.home / "lib" / "images.json"
         entries = json.loads(record.read_bytes())
         assert len(entries) == len(names) - 1, "the owner's own is not in it"
         old = {key: {**one, "used_unix_s": 1.0} for key, one in entries.items()}
         record.write_text(json.dumps(old))
-        executor.kill()
-        executor.wait(lambda: not is_here(executor, images["unused"]), "the unused one gone")
+        executor.start()
+        executor.wait(lambda: not is_here(executor, unused), "the unused one gone")
         executor.wait(lambda: not is_here(executor, left_over), "the one without a tag gone")
         stays = [name for name in names if is_here(executor, images[name])]
         assert stays == ["moved", "default", "container", "named", "owners"]
-        again = executor.assign(task(name="again", image=images["unused"]))
+        again = executor.assign(task(name="again", image=unused))
         assert executor.wait_report(again).phase == "succeeded"
+        assert local_id(executor, unused) in json.loads(record.read_bytes())
+        assert is_here(executor, unused), "it is young again"
     finally:
         executor.docker.remove_container("of-the-owner")
         executor.stop()
+
+
+def pull_for(executor: ExecutorAlone, own_engine: PrivateEngine, names: Iterable[str]) -> None:
+    """As the executor does."""
+    (executor.home / "lib").mkdir()
+    engine = DockerEngine(own_engine.host)
+    pulls = Pulls(engine, Images(engine, executor.home, "", 100))
+    for name in names:
+        assert pull(pulls, name)[0].refused is None
+    pulls.close()
 
 
 def test_an_image_that_is_removed_before_its_task_starts_is_pulled_again(

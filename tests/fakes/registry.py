@@ -155,18 +155,27 @@ class Registry:
     def push(self, repository: str, tag: str, *layers: dict[str, bytes]) -> str:
         """An image of these layers, in the registry and not in the engine; its digest."""
         name = self.name(repository)
+        if len(layers) == 1:
+            self.docker.import_image_from_data(
+                archive(layers[0]), repository=name, tag=tag, changes=['CMD ["/run"]']
+            )
+        else:
+            self._build(f"{name}:{tag}", layers)
+        digest = self._follow(self.docker.push(name, tag, stream=True, decode=True))
+        self.docker.remove_image(f"{name}:{tag}")
+        return digest
+
+    def _build(self, name: str, layers: Iterable[dict[str, bytes]]) -> None:
+        """Five times as slow."""
         context = {f"{n}.tar": archive(files) for n, files in enumerate(layers)}
         lines = ["FROM scratch", *(f"ADD {file} /" for file in context), 'CMD ["/run"]']
         context["Dockerfile"] = "\n".join(lines).encode()
         self._follow(
             self.docker.build(
-                fileobj=io.BytesIO(archive(context)), custom_context=True, tag=f"{name}:{tag}",
+                fileobj=io.BytesIO(archive(context)), custom_context=True, tag=name,
                 decode=True, nocache=True, forcerm=True,
             )
         )  # fmt: skip
-        digest = self._follow(self.docker.push(name, tag, stream=True, decode=True))
-        self.docker.remove_image(f"{name}:{tag}")
-        return digest
 
     def move(self, repository: str, source: str, target: str) -> None:
         """In the registry `target` becomes what `source` is; the engine's own tags stay."""
