@@ -134,7 +134,7 @@ def use(group: Group) -> Use | None:
 
 
 def _use_v1(group: Group) -> Use:
-    throttling = _keyed(_text(group.cpu / "cpu.stat"))
+    throttling = _keyed(_optional(group.cpu / "cpu.stat"))
     blocks = _optional(group.blkio / "blkio.throttle.io_service_bytes_recursive")
     words = [line.split() for line in blocks.splitlines()]
     return Use(
@@ -160,11 +160,11 @@ def _use_v2(group: Group) -> Use:
     )
 
 
-def network(pid: int) -> tuple[int, int]:
+def network(pid: int, proc: Path = Path("/proc")) -> tuple[int, int]:
     """Bytes received and sent in a process's network namespace, without the loopback's."""
     received = sent = 0
     with suppress(OSError, ValueError, IndexError):
-        for line in _text(Path(f"/proc/{pid}/net/dev")).splitlines()[2:]:
+        for line in _text(proc / str(pid) / "net" / "dev").splitlines()[2:]:
             name, _, figures = line.partition(":")
             if name.strip() != LOOPBACK:
                 received += int(figures.split()[0])

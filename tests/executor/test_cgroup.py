@@ -10,6 +10,8 @@ import docker
 import pytest
 
 from procs.executor import cgroup
+from procs.executor.quota import Grant
+from procs.executor.use import as_use
 from tests.system.engine.private import PrivateEngine
 
 
@@ -148,8 +150,37 @@ def test_a_controller_that_is_off_says_nothing_and_a_group_that_went_neither(
     assert cgroup.use(group) is None
 
 
-def test_network_is_that_of_the_process_without_its_loopback() -> None:
-    received, sent = cgroup.network(os.getpid())
-    assert received >= 0
-    assert sent >= 0
-    assert cgroup.network(2**22 + 1) == (0, 0)
+NET_DEV = """\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo
+    lo: 9000      90    0    0    0     0          0         0     9000      90    0    0    0     0
+  eth0: 1500      10    0    0    0     0          0         0      700       7    0    0    0     0
+  eth1:12         1    0    0    0     0          0         0        3       1    0    0    0     0
+"""
+
+
+def test_network_is_what_went_out_of_the_namespace(tmp_path: Path) -> None:
+    (tmp_path / "7" / "net").mkdir(parents=True)
+    (tmp_path / "7" / "net" / "dev").write_text(NET_DEV)
+    assert cgroup.network(7, tmp_path) == (1512, 703)
+    assert cgroup.network(8, tmp_path) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "cpu_pct", "throttled_pct"),
+    [
+        pytest.param(None, 0.0, 0.0, id="the first reading"),
+        pytest.param(cgroup.Use(2 * 10**9, 0, 10, 5), 100.0, 75.0, id="the next one"),
+        pytest.param(cgroup.Use(2 * 10**9, 0, 30, 20), 100.0, 0.0, id="no period has ended"),
+    ],
+)
+def test_use_is_what_was_used_since_the_last_reading(
+    before: cgroup.Use | None, cpu_pct: float, throttled_pct: float
+) -> None:
+    now = cgroup.Use(25 * 10**8, 7, 30, 20, 1, 2)
+    use = as_use(before, now, Grant(0.5, 100, 1000, 8), (3, 4), 5)
+    assert (use.cpu_pct, use.cpu_throttled_pct) == (cpu_pct, throttled_pct)
+    assert (use.memory_bytes, use.memory_limit_bytes) == (7, 100)
+    assert (use.block_read_bytes, use.block_written_bytes) == (1, 2)
+    assert (use.network_received_bytes, use.network_sent_bytes) == (3, 4)
+    assert (use.disk_bytes, use.disk_limit_bytes) == (5, 1000)

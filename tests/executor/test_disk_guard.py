@@ -1,14 +1,22 @@
 """Tasks that write as fast as they can, on a real engine: each is stopped in time."""
 
+import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from procs.executor import disk_guard
+from procs.executor.attempt import Attempt
 from procs.executor.collect import disk_use_bytes
-from procs.executor.disk_guard import Known, Room, is_due, written_bytes
+from procs.executor.disk_guard import DiskGuard, Full, Known, Room, is_due, written_bytes
+from procs.executor.quota import Grant
+from procs.executor.walk import MovedError
+from shared import sentences
+from shared.messages import TaskPhase
 from shared.taskdir import GIB, MIB, OUTPUT
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.system.engine.private import PrivateEngine
@@ -110,6 +118,30 @@ def test_a_task_that_writes_as_fast_as_it_can_is_stopped_in_time(
 
 
 @pytest.mark.docker
+def test_its_grace_is_no_time_to_write(executor: ExecutorAlone) -> None:
+    """It is told to end, and fills the disk in what time it is left."""
+    code = f"""
+import os, signal, threading
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+print("up", flush=True)
+while not told.wait(0.1): pass
+{SEVERAL_FILES}"""
+    key = executor.assign(
+        task("python3", "-c", code, name="grace", disk_bytes=LIMIT_BYTES, stop_grace_s=60.0)
+    )
+    executor.wait(lambda: b"up" in executor.output(key), "up")
+    highest = Highest(executor.directory(key) / OUTPUT)
+    try:
+        executor.cancel(key)
+        report = executor.wait_report(key)
+    finally:
+        highest.close()
+    assert (report.phase, report.exit_code) == ("out_of_disk", 137)
+    assert LIMIT_BYTES <= highest.bytes <= MOST_BYTES
+
+
+@pytest.mark.docker
 def test_a_wide_tree_keeps_nobody_waiting_and_its_use_is_shown(executor: ExecutorAlone) -> None:
     code = "import os, signal\nfor n in range(20000): os.mkdir(f'/output/{n}')\nsignal.pause()"
     wide = executor.assign(task("python3", "-c", code, name="wide", disk_bytes=GIB))
@@ -157,3 +189,67 @@ def test_how_much_was_written_at_most(after: Room, written: int) -> None:
 )
 def test_when_a_task_is_looked_at(known: Known, due: bool) -> None:
     assert is_due(known, 100, 100.0) is due
+
+
+# ------------------------------------------------------------------ without an engine
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    (tmp_path / "t.1" / OUTPUT).mkdir(parents=True)
+    return Attempt(
+        spec=task("true"), directory=tmp_path / "t.1", grant=Grant(1.0, MIB, 10 * MIB, 8)
+    )
+
+
+def found(attempt: Attempt) -> Full:
+    """What a guard says of a task at last."""
+    guard = DiskGuard(attempt.directory)
+    guard.follow(attempt)
+    try:
+        assert select.select([guard.fileno()], [], [], 30.0)[0]
+        return next(guard.full())
+    finally:
+        guard.close()
+
+
+def test_a_task_at_its_limit_is_told(attempt: Attempt) -> None:
+    with (attempt.directory / OUTPUT / "a").open("wb") as file:
+        file.truncate(10 * MIB)
+    before_ns = time.monotonic_ns()
+    full = found(attempt)
+    assert (full.key, full.said.code) == (attempt.key, TaskPhase.OUT_OF_DISK)
+    assert before_ns < full.at_ns < time.monotonic_ns()
+
+
+def test_a_task_that_lets_nobody_look_is_told(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def moved(_: Path, __: int) -> int:
+        looks.append(1)
+        raise MovedError
+
+    monkeypatch.setattr(disk_guard, "disk_use_bytes", moved)
+    assert found(attempt).said.sentence is sentences.OUTPUT_MOVES
+    assert len(looks) >= disk_guard.MOST_FAULTS
+
+
+def test_what_was_counted_twice_while_it_moved_ends_no_task(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [11 * MIB, 9 * MIB, 11 * MIB, 12 * MIB]  # the first look is a mistake
+    monkeypatch.setattr(disk_guard, "disk_use_bytes", lambda _, __: figures.pop(0))
+    monkeypatch.setattr(disk_guard, "LOOK_S", 0.0)
+    assert f"used {12 * MIB} bytes" in found(attempt).said.text
+
+
+def test_an_error_in_its_threads_is_raised_in_the_loop(tmp_path: Path) -> None:
+    guard = DiskGuard(tmp_path)
+    guard._run(lambda: None)
+    assert [*guard.full()] == []
+    with pytest.raises(ZeroDivisionError):
+        guard._run(lambda: [][1 // 0])
+    with pytest.raises(ZeroDivisionError):
+        next(guard.full())
