@@ -71,6 +71,7 @@ class Attempt:
     lane_idle_since_s: float = 0.0
     memory_sum_pct: float = 0.0
     memory_samples: int = 0
+    memory_peak_bytes: int = 0  # of the samples; the keeper knows better, if it lives to say so
     gpu_sum_pct: float = 0.0
     gpu_samples: int = 0
     group: Group | None = None  # its control group, once it was found

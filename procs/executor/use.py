@@ -29,6 +29,7 @@ def sample(attempt: Attempt, disk_bytes: int) -> None:
     )
     attempt.memory_sum_pct += 100 * found.memory_bytes / attempt.grant.memory_bytes
     attempt.memory_samples += 1
+    attempt.memory_peak_bytes = max(attempt.memory_peak_bytes, found.memory_bytes)
 
 
 def as_use(

@@ -28,6 +28,7 @@ from procs.executor.engine import (
     EngineRefusedError,
     NotThereError,
 )
+from procs.executor.final_report import Now, final_report
 from procs.executor.layers import Layers, layer_name
 from procs.executor.made import MADE, Made, write_made
 from procs.executor.networks import NO_NETWORK, NetworkError, Networks, NetworkWaitError, Taken
@@ -46,7 +47,7 @@ from procs.executor.sandbox import (
     environment,
     with_requirements,
 )
-from procs.executor.verdict import NEVER_RAN, Loss, Stop, Verdict, judge
+from procs.executor.verdict import Loss, Stop, Verdict, judge
 from shared import sentences
 from shared.files import NO_ROOM, remove_tree, write_atomic
 from shared.images import image_refusal
@@ -61,7 +62,6 @@ from shared.taskdir import (
     REPORT,
     RUN,
     SECRETS,
-    Report,
     write_record,
 )
 
@@ -423,7 +423,8 @@ class Work:
     def _close(
         self, attempt: Attempt, record: RunRecord, verdict: Verdict, packed: Packed
     ) -> Outcome:
-        report = _report(attempt, record, verdict, packed, self._runtime)
+        now = Now(time.time(), time.monotonic(), boot_id())
+        report = final_report(attempt, record, verdict, packed, self._runtime, now)
         write_record(attempt.directory / REPORT, report)
         return Outcome(Event.COLLECTED, report=report)
 
@@ -520,78 +521,3 @@ def _give_to_task(path: Path) -> None:
         os.chown(path, TASK_UID, TASK_GID)
     else:
         path.chmod(0o777)  # not root: the home's own mode keeps others out
-
-
-def _report(
-    attempt: Attempt, record: RunRecord, verdict: Verdict, packed: Packed, runtime: str
-) -> Report:
-    spec, started, ended = attempt.spec, record.started, record.ended
-    now_unix_s = time.time()
-    finished = ended.unix_ns / 1e9 if ended else now_unix_s
-    run_s = max((ended.monotonic_ns - started.monotonic_ns) / 1e9, 0) if started and ended else 0
-    cpu_s = ended.cpu_ns / 1e9 if ended and ended.cpu_ns is not None else None
-    prepared = attempt.entered_unix_s(TaskPhase.PREPARING)
-    began = started.unix_ns / 1e9 if started else None
-    ran_how_long = began if began is not None else now_unix_s
-    return Report(
-        task_id=spec.task_id,
-        attempt=spec.attempt,
-        phase=verdict.phase,
-        exit_code=verdict.exit_code if started else NEVER_RAN,
-        error=verdict.sentence,
-        cause=verdict.cause,
-        accepted_unix_s=spec.accepted_unix_s,
-        started_unix_s=began,
-        finished_unix_s=max(finished, began or 0),
-        pull_s=attempt.pull_s,
-        prepare_s=max(ran_how_long - prepared, 0) if prepared else 0,
-        run_s=run_s,
-        cpu_s=cpu_s,
-        cpu_pct_average=_cpu_pct(cpu_s, run_s, attempt.grant),
-        memory_peak_bytes=ended.memory_peak_bytes if ended else None,
-        memory_pct_average=_memory_pct(attempt, record),
-        gpu_pct_average=_gpu_pct(attempt),
-        gpu_uuids=attempt.grant.gpus if attempt.grant and started else (),
-        network_received_bytes=_counted(attempt, record, "network_received_bytes"),
-        network_sent_bytes=_counted(attempt, record, "network_sent_bytes"),
-        block_read_bytes=_counted(attempt, record, "block_read_bytes"),
-        block_written_bytes=_counted(attempt, record, "block_written_bytes"),
-        image_digest=attempt.image_digest,
-        runtime=runtime,
-        oom_kills=(ended.oom_kills or 0) if ended else 0,
-        output_sha256=packed.sha256,
-        output_bytes=packed.size_bytes,
-        output_files=packed.files,
-        log_bytes_dropped=ended.log_dropped_bytes if ended else 0,
-        phases=attempt.phases,
-        image=spec.image,
-        command=attempt.held().command,
-    )
-
-
-def _counted(attempt: Attempt, record: RunRecord, name: str) -> int:
-    """The keeper's last word or, where it has none, the last sample."""
-    last: int | None = getattr(record.ended, name, None)
-    sampled: int = getattr(attempt.use, name, 0)
-    return sampled if last is None else last
-
-
-def _cpu_pct(cpu_s: float | None, run_s: float, granted: Grant | None) -> float:
-    if not cpu_s or not run_s or granted is None:
-        return 0.0
-    return round(min(100 * cpu_s / (run_s * granted.cpus), 100.0), 3)
-
-
-def _gpu_pct(attempt: Attempt) -> float:
-    """Its cards' mean use; of a task that was shorter than a sample nothing is known."""
-    return round(attempt.gpu_sum_pct / max(attempt.gpu_samples, 1), 3)
-
-
-def _memory_pct(attempt: Attempt, record: RunRecord) -> float:
-    """The mean of the samples; of a task that was shorter than a sample, its peak."""
-    if attempt.memory_samples:
-        return round(attempt.memory_sum_pct / attempt.memory_samples, 3)
-    peak = record.ended.memory_peak_bytes if record.ended else None
-    if not peak or attempt.grant is None:
-        return 0.0
-    return round(min(100 * peak / attempt.grant.memory_bytes, 100.0), 3)

@@ -138,8 +138,8 @@ def test_what_is_left_of_a_failed_task(executor: ExecutorAlone) -> None:
     executor.wait_released(key)
     folder = executor.home / "debug" / "failed.1"
     inspected = json.loads((folder / "inspect.json").read_text())
-    assert inspected["State"]["ExitCode"] == 3
     assert inspected["State"]["Status"] == "exited"
+    assert inspected["HostConfig"]["ReadonlyRootfs"] is True
     assert (folder / "output" / "half").read_text() == "half\n"
     assert b"code=3" in (folder / "run").read_bytes()
     assert executor.output(key, 2) == b"why\n"
@@ -156,3 +156,34 @@ def test_a_memory_bomb_is_seen_in_what_is_left(executor: ExecutorAlone) -> None:
     state = json.loads(left.read_text())["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 137)
     assert "OOMKilled" in state
+
+
+BUSY = """
+import time
+block = b"x" * (50 << 20)
+open("/output/file", "wb").write(b"y" * (8 << 20))
+open("/output/file").close()
+until = time.monotonic() + 2.5
+while time.process_time() < 1.0: pass
+time.sleep(max(0, until - time.monotonic()))
+"""
+
+
+def test_the_report_says_what_a_known_work_took(executor: ExecutorAlone) -> None:
+    """Also what only the life before knew: the executor is killed while it runs."""
+    spec = task("python3", "-c", BUSY, name="busy", cpus=1, memory_bytes=200 * MIB)
+    key = executor.assign(spec)
+    executor.wait_phase(key, "running")
+    executor.kill()
+    report = executor.wait_report(key)
+    assert (report.phase, report.exit_code, report.cause) == (TaskPhase.SUCCEEDED, 0, "")
+    assert 1.0 <= (report.cpu_s or 0) < report.run_s
+    assert report.run_s >= 2.4
+    assert 0 < report.cpu_pct_average < 100
+    assert 50 * MIB < (report.memory_peak_bytes or 0) < 200 * MIB
+    assert 25 < report.memory_pct_average < 100
+    assert report.image_digest == executor.docker.images(spec.image)[0]["Id"]
+    assert (report.runtime, report.oom_kills, report.gpu_uuids) == ("runc", 0, ())
+    assert report.accepted_unix_s < (report.started_unix_s or 0) < report.finished_unix_s
+    assert 0 < report.prepare_s < 60
+    assert (report.output_files, report.output_bytes > 0) == (1, True)
