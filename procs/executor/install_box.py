@@ -5,7 +5,9 @@ The walls are a task's own (sandbox.py), with a network. The keeper runs pip as 
 so addresses with passwords lie in its `start` alone, and the end is known whatever Docker does.
 """
 
+import errno
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -55,6 +57,7 @@ OPTIONS = (
     "--no-input", "--disable-pip-version-check", "--no-color", "--progress-bar", "off",
     "-r", f"{TASK_AT}/{LINES}",
 )  # fmt: skip
+FILE_TOO_LARGE = os.strerror(errno.EFBIG)  # one file may be as large as all of it
 STEPS = re.compile(r"(Collecting|Downloading|Building|Preparing|Getting|Installing) .*")
 
 
@@ -165,6 +168,9 @@ def why(
     if ended.oom_kills:
         return sentences.REQUIREMENTS_OUT_OF_MEMORY.say(limit=grant.memory_bytes)
     words = _words(lines) or f"pip exited {ended.code}"
+    if FILE_TOO_LARGE in words:
+        used, limit = f"over {grant.disk_bytes}", grant.disk_bytes
+        return sentences.REQUIREMENTS_OUT_OF_DISK.say(used=used, limit=limit)
     return sentences.REQUIREMENTS_NOT_INSTALLED.say(words=words)
 
 

@@ -93,10 +93,14 @@ def test_passwords_are_in_no_word_of_it() -> None:
         pytest.param(ended(1), [], "pip exited 1", id="no word"),
         pytest.param(ended(137, 1), ["x"], "limit of memory, 64000000 bytes", id="memory"),
         pytest.param(ended(1, 1), ["x"], "limit of memory, 64000000 bytes", id="a child's memory"),
+        pytest.param(
+            ended(1), ["ERROR: OSError: [Errno 27] File too large"],
+            "took over 1000000 bytes of disk, the task's limit is 1000000", id="one large file",
+        ),
         pytest.param(ended(85), ["3.5"], "the python3 of image i:1 is too old", id="old"),
         pytest.param(RunRecord(STARTED, 2, None), [], "image i:1 has no python3", id="no python"),
     ],
-)
+)  # fmt: skip
 def test_why(record: RunRecord, lines: list[str], said: str | None) -> None:
     found = why(record, lines, "i:1", GRANT)
     assert (found is None) if said is None else (found is not None and said in found.text)
