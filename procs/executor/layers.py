@@ -71,6 +71,7 @@ class Layers:
     def __init__(self, home: Path) -> None:
         self._root = home / LAYERS
         self._root.mkdir(mode=0o750, exist_ok=True)
+        self._left = [p for p in self._root.iterdir() if p.name.startswith((NEW, OLD))]
         self._users: dict[TaskKey, str] = {}
         self._verified: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
@@ -168,10 +169,9 @@ class Layers:
     # -------------------------------------------------------------- remove
 
     def tidy(self) -> None:
-        """What a life that was killed left half made or half removed. Before any `begin`."""
-        for place in self._root.iterdir():
-            if place.name.startswith((NEW, OLD)):
-                remove_tree(place)
+        """Remove what a life before this one left half made or half removed."""
+        for place in self._left:
+            remove_tree(place)
 
     def prune(self) -> None:
         """Past the size the least used go, never one that an attempt uses."""

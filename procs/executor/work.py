@@ -185,8 +185,11 @@ class Work:
         except ValueError as err:  # refused at admission, unless its spec is older
             return _failed(sentences.REQUIREMENTS_NOT_INSTALLED.say(words=err))
         granted = replace(granted, layer=layer_name(lines, image.digest))
-        if self._layers.hold(granted.layer, attempt.key):
-            return granted
+        try:
+            if self._layers.hold(granted.layer, attempt.key):
+                return granted
+        except OSError as err:
+            return _failed(sentences.REQUIREMENTS_NODE.say(words=err))
         return Outcome(
             Event.MISSED, Wait.LAYER, detail="waiting for its requirements",
             grant=granted, image_digest=image.reported, image=image,
