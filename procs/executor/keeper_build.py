@@ -18,6 +18,7 @@ SHIPPED = SOURCE.with_name("keeper")
 COMPILERS = ("musl-gcc", "cc", "gcc")  # musl first: a tenth of the size
 FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none")
 BUILD_TIMEOUT_S = 120.0
+ASIDE = ".keeper-"  # the beginning of the name of one that is being made
 MODE = 0o755  # the task's user executes it
 
 
@@ -30,13 +31,16 @@ def source_digest() -> str:
 
 
 def ensure_keeper(directory: Path) -> Path:
-    """The ready binary in `directory`; made there if it is not. Blocks while it compiles."""
+    """The ready binary in `directory`; made there if it is not. Blocks while it compiles. Nobody
+    else makes one there: what is half made is of a life that was killed."""
+    for left in directory.glob(f"{ASIDE}*"):
+        left.unlink(missing_ok=True)
     digest = source_digest()
     ready = directory / f"keeper-{digest}"
     if _version(ready) == digest:
         return ready
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".keeper-", dir=directory)
+    descriptor, name = tempfile.mkstemp(prefix=ASIDE, dir=directory)
     os.close(descriptor)
     aside = Path(name)
     try:

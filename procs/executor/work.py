@@ -237,8 +237,9 @@ class Work:
         granted = replace(granted, image_digest=image.reported, pull_s=attempt.pull_s)
         write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
-        if attempt.may_have_container:
+        if attempt.may_have_container:  # of a start that was settled
             self._engine.remove(container_name(attempt.key))
+            cgroup.kill(attempt.container_id)  # an engine that died in a start forgets what it made
         body = container(place, image, granted, self._runtime, resolvers)
         made = Made(
             container_id=self._create(attempt, body, start),
