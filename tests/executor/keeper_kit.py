@@ -90,6 +90,11 @@ class Attempt:
     def output(self, stream: int = 1) -> bytes:
         return b"".join(record.data for record in self.log if record.stream == stream)
 
+    def forget(self) -> None:
+        """As if it had not run: the next round."""
+        for name in ("run", "log"):
+            (self.directory / name).write_bytes(b"")
+
     def close(self) -> None:
         for process in self.processes:
             process.kill()  # the keeper dies with it, and its namespace

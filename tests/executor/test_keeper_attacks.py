@@ -108,7 +108,7 @@ def test_of_two_keepers_on_one_claim_one_runs(attempt: Attempt) -> None:
             process.communicate(timeout=60)
         assert sorted(process.returncode for process in pair) == [0, 125]
         assert attempt.output() == b"ran\n"
-        (attempt.directory / "run").write_bytes(b"")  # as if it had not run: the next round
+        attempt.forget()
 
 
 def test_the_host_and_a_keeper_race_for_a_start_and_one_wins(attempt: Attempt) -> None:
@@ -117,7 +117,7 @@ def test_the_host_and_a_keeper_race_for_a_start_and_one_wins(attempt: Attempt) -
     attempt.run()
     whole_s = time.monotonic() - begun_s  # the races are spread over what one start takes
     for turn in range(RACES):
-        (attempt.directory / "run").write_bytes(b"")  # as if it had not run
+        attempt.forget()
         attempt.claim(["echo", "ran"])
         at_s = time.monotonic() + whole_s * turn / RACES
         process = attempt.start()
