@@ -6,6 +6,7 @@ from pathlib import Path
 from procs.executor.alerts import Watches, alerts
 from procs.executor.cgroup import Group, Use
 from procs.executor.core import ACTIVE, ALIVE, PHASES, Event, Step, Wait
+from procs.executor.gpus import named
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.sandbox import Image, container_name
@@ -122,5 +123,5 @@ class Attempt:
             alerts=alerts(self.watches) if self.step in ALIVE else (),
             image=self.spec.image,
             command=tuple(word[:SHOWN_CHARACTERS] for word in self.spec.command[:SHOWN_ARGUMENTS]),
-            gpus=self.grant.gpus if self.grant and self.step in ACTIVE else (),
+            gpus=named(self.grant.gpus) if self.grant and self.step in ACTIVE else (),
         )

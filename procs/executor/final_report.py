@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from procs.executor.attempt import Attempt
 from procs.executor.collect import Packed
+from procs.executor.gpus import named
 from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.verdict import NEVER_RAN, Verdict
@@ -52,7 +53,7 @@ def final_report(
         memory_peak_bytes=_memory_peak(attempt, record),
         memory_pct_average=_memory_pct(attempt, record),
         gpu_pct_average=_gpu_pct(attempt),
-        gpu_uuids=attempt.grant.gpus if attempt.grant and record.started else (),
+        gpu_uuids=named(attempt.grant.gpus) if attempt.grant and record.started else (),
         network_received_bytes=_counted(attempt, record, "network_received_bytes"),
         network_sent_bytes=_counted(attempt, record, "network_sent_bytes"),
         block_read_bytes=_counted(attempt, record, "block_read_bytes"),

@@ -103,6 +103,11 @@ def free_cards(cards: Iterable[Card], taken: Iterable[str]) -> tuple[Card, ...]:
     return () if UNKNOWN in held else tuple(card for card in cards if card.uuid not in held)
 
 
+def named(uuids: Iterable[str]) -> tuple[str, ...]:
+    """As others are told."""
+    return tuple(uuid for uuid in uuids if uuid != UNKNOWN)
+
+
 def best_fit(count: int, memory_bytes: int, free: Iterable[Card]) -> tuple[Card, ...]:
     """`count` cards with that much memory each, the smallest that have it; fewer: there are no
     more. Large cards are left to those who need them."""

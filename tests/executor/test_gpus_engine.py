@@ -1,6 +1,7 @@
 """GPUs on a real engine that believes it has some: exclusive, kept over kills, told when lost."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from procs.executor import gpus
 from procs.executor.engine import DockerEngine
 from procs.executor.quota import Grant
 from procs.executor.sandbox import Place, container, container_name
+from procs.executor.work import GRANT
 from shared.files import remove_tree
 from shared.messages import TaskPhase
 from shared.taskdir import GIB, TaskKey
@@ -55,6 +57,18 @@ def is_up(node: GpuNode, key: TaskKey) -> None:
     node.wait(lambda: b"up" in node.output(key), f"{key} up")
 
 
+def kill(node: GpuNode) -> None:
+    """Back when the next life has heard of two cards."""
+    node.kill()
+    killed_s = time.monotonic()
+
+    def knows() -> bool:
+        state = node.state()
+        return state is not None and state.at_s > killed_s and state.capacity.gpus == 2
+
+    node.wait(knows, "two cards again")
+
+
 def asleep(node: GpuNode, name: str, count: int = 1, memory_gib: int = 0) -> TaskKey:
     spec = task(*ASLEEP, name=name, gpus=count, gpu_memory_bytes=memory_gib * GIB, cpus=0.1)
     return node.assign(spec)
@@ -75,7 +89,7 @@ def test_a_card_is_one_tasks_until_it_ends_also_over_a_kill(
     assert "NVIDIA_VISIBLE_DEVICES=void" in node.inspect(beside)["Config"]["Env"]
     assert node.inspect(beside)["HostConfig"]["DeviceRequests"] in (None, [])
     assert node.wait_phase(third, "accepted").phase is TaskPhase.ACCEPTED
-    node.kill()
+    kill(node)
     after = asleep(node, "after", count=0)
     is_up(node, after)
     assert node.wait_phase(third, "accepted").phase is TaskPhase.ACCEPTED
@@ -87,6 +101,22 @@ def test_a_card_is_one_tasks_until_it_ends_also_over_a_kill(
         node.cancel(key)
         assert node.wait_report(key).gpu_uuids == (uuid,)
     assert hooked.visible() == ["GPU-large", "GPU-small", "GPU-small"]
+
+
+def test_while_nobody_knows_which_card_a_task_has_none_is_given(node: GpuNode) -> None:
+    node.cards = {"gpu0": (SMALL, LARGE)}
+    node.start()
+    first = asleep(node, "first")
+    is_up(node, first)
+    (node.directory(first) / GRANT).write_text("not JSON")
+    kill(node)
+    waits = asleep(node, "waits")
+    is_up(node, asleep(node, "beside", count=0))
+    assert node.wait_phase(waits, "accepted").phase is TaskPhase.ACCEPTED
+    node.cancel(first)
+    report = node.wait_report(first)
+    assert (report.phase, report.gpu_uuids) == ("cancelled", ())
+    is_up(node, waits)
 
 
 def test_while_a_monitor_is_silent_its_cards_stay_known_and_are_not_given(node: GpuNode) -> None:

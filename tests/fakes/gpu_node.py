@@ -77,9 +77,15 @@ class GpuNode(ExecutorAlone):
         self._monitors.pop(name).close()
 
     def stop(self) -> None:
-        for bus in self._monitors.values():
-            bus.close()
-        super().stop()
+        """With nothing left that runs."""
+        try:
+            if self.wanted:
+                self.wanted = {key: self.stopped(key) for key in self.wanted}
+                self.wait(lambda: not self.containers(), "no container left")
+        finally:
+            for bus in self._monitors.values():
+                bus.close()
+            super().stop()
 
 
 def gpu(uuid: str, memory_gib: int, *, lost: str = "") -> GpuSample:

@@ -27,7 +27,7 @@ MADE_ONLY_IN = {  # what carries a reason or an error, and the one file that mak
     "Said": {"shared/sentences.py"},
     "Stop": {"procs/executor/verdict.py"},
     "Verdict": {"procs/executor/verdict.py"},
-    "Report": {"procs/executor/work.py"},
+    "Report": {"procs/executor/final_report.py"},
     "TaskAssignmentResponse": {"procs/master_link/desk.py"},
 }
 LEAST_ADVICE = 12  # characters: more than a word
