@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from procs.executor import cgroup
 from procs.executor.attempt import Attempt
 from procs.executor.collect import SMALLEST_ENTRY_BYTES, TooLargeError, disk_use_bytes
 from procs.executor.walk import MovedError
@@ -81,8 +80,9 @@ def is_due(known: Known, limit_bytes: int, now_s: float) -> bool:
 class DiskGuard:
     """`follow`, `leave`, `full`, `used_bytes` belong to the loop's thread."""
 
-    def __init__(self, tasks: Path) -> None:
+    def __init__(self, tasks: Path, signal_keeper: Callable[[Attempt, int], bool]) -> None:
         self._tasks = tasks
+        self._signal_keeper = signal_keeper
         self._lock = threading.Lock()  # of _followed, and of what is known of each
         self._followed: dict[TaskKey, tuple[Attempt, Known]] = {}
         self._room = Room(0, 0)
@@ -203,7 +203,7 @@ class DiskGuard:
         """Told first, so that nothing that follows is taken for an end of its own."""
         self._full.put(Full(attempt.key, said, time.monotonic_ns()))
         os.eventfd_write(self._wake, 1)
-        cgroup.signal_keeper(attempt.container_id, signal.SIGPWR)
+        self._signal_keeper(attempt, signal.SIGPWR)
 
 
 def _use(output: Path, limit_bytes: int) -> int:

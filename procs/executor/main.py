@@ -100,7 +100,7 @@ class Executor:
         )  # fmt: skip
         self._watch = Watch(engine, str(context.home), runtime)
         self._bells = Bells()
-        self._guard = DiskGuard(self._tasks)
+        self._guard = DiskGuard(self._tasks, self._work.signal_keeper)
         self._group = TasksGroup()
         self._boot_id = boot_id()
         self._trust_level = 0

@@ -342,23 +342,23 @@ class Work:
 
     def hard_stop(self, attempt: Attempt) -> Outcome:
         """The keeper kills all; through the kernel, which never hangs as an engine may."""
-        if self._signal_keeper(attempt, signal.SIGPWR):
+        if self.signal_keeper(attempt, signal.SIGPWR):
             return Outcome()
         return self.signal(attempt, "SIGPWR")
 
     def signal(self, attempt: Attempt, name: str) -> Outcome:
         """Through the engine or, where it is away or has lost the container, the kernel."""
         which = cgroup.number(name)
-        if not self.engine_is_there and self._signal_keeper(attempt, which):
+        if not self.engine_is_there and self.signal_keeper(attempt, which):
             return Outcome()
         try:
             self._engine.signal(attempt.container, name)
         except (EngineAwayError, EngineRefusedError) as err:
-            if not self._signal_keeper(attempt, which):
+            if not self.signal_keeper(attempt, which):
                 return Outcome(detail=f"{name} could not be sent: {err}")
         return Outcome()
 
-    def _signal_keeper(self, attempt: Attempt, which: int) -> bool:
+    def signal_keeper(self, attempt: Attempt, which: int) -> bool:
         """In gVisor the host sees only the sandbox, which would end with the keeper in it."""
         return self._runtime != GVISOR and cgroup.signal_keeper(attempt.container_id, which)
 

@@ -1,11 +1,13 @@
 """Tasks that write as fast as they can, on a real engine: each is stopped in time."""
 
 import select
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -203,11 +205,18 @@ def attempt(tmp_path: Path) -> Attempt:
 
 
 def found(attempt: Attempt) -> Full:
-    """What a guard says of a task at last."""
-    guard = DiskGuard(attempt.directory)
+    """What a guard says of a task at last, having ended it."""
+    ended: SimpleQueue[tuple[Attempt, int]] = SimpleQueue()
+
+    def end(whom: Attempt, which: int) -> bool:
+        ended.put((whom, which))
+        return True
+
+    guard = DiskGuard(attempt.directory, end)
     guard.follow(attempt)
     try:
         assert select.select([guard.fileno()], [], [], 30.0)[0]
+        assert ended.get(timeout=30.0) == (attempt, signal.SIGPWR)
         return next(guard.full())
     finally:
         guard.close()
@@ -246,7 +255,7 @@ def test_what_was_counted_twice_while_it_moved_ends_no_task(
 
 
 def test_an_error_in_its_threads_is_raised_in_the_loop(tmp_path: Path) -> None:
-    guard = DiskGuard(tmp_path)
+    guard = DiskGuard(tmp_path, lambda *_: False)
     guard._run(lambda: None)
     assert [*guard.full()] == []
     with pytest.raises(ZeroDivisionError):
