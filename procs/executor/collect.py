@@ -97,7 +97,7 @@ def _wanted(output: Path, globs: tuple[str, ...]) -> Iterator[tuple[str, Found]]
     names: list[str] = []
     reached = [patterns.root]
     try:
-        for found in walk(output):
+        for found in walk(output, whole=True):
             del names[found.depth :], reached[found.depth + 1 :]
             here = patterns.step(reached[-1], found.name)
             if found.is_directory:

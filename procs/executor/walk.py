@@ -136,7 +136,8 @@ def _leave(levels: list[_Level], *, whole: bool) -> None:
             levels[-1].descriptor, levels[-1].is_open = descriptor, True
             return
         os.close(descriptor)
-        levels.clear()
+        while levels:
+            levels.pop().close()
         if whole:
             raise MovedError(errno.ESTALE, "directories move deep in it while it is looked at")
     finally:

@@ -166,17 +166,20 @@ def test_each_entry_of_a_bushy_tree_is_found_once(output: Path) -> None:
 
 
 def test_a_folder_that_is_moved_under_the_walk_leads_nowhere_else(output: Path) -> None:
+    """The way up from it, once it is opened again, is not the way that the walk came down."""
     outside = output.parent / "outside"
-    (outside / "secret").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "zz").write_bytes(b"secret of the host")
     os.close(dig(output, KEPT_OPEN + 2))
+    (output / "d" / "zz").write_bytes(b"own")
     seen = []
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for found in walk(output):
-        seen.append(found.name)
-        if found.depth == KEPT_OPEN + 1:  # the level to go back to is closed: its end moves away
-            (output / "/".join("d" * (KEPT_OPEN + 1))).rename(outside / "moved")
-    assert "secret" not in seen
-    assert "moved" not in seen
-    assert set(seen) == {"d"}
+        seen.append((found.name, found.status.st_size))
+        if found.depth == KEPT_OPEN + 1:
+            (output / "d" / "d").rename(outside / "moved")
+    assert {name for name, _ in seen} == {"d"}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_measure_that_a_move_cuts_short_is_none(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import files as files_module
 from shared.files import remove_tree, sync_directory, sync_file, write_atomic
 from tests.shared.polling import descriptor_count, names, until
 
@@ -197,7 +198,8 @@ def test_ten_thousand_levels_deep(home: Path) -> None:
     assert descriptor_count() == before
 
 
-def test_twenty_thousand_files_wide(tmp_path: Path) -> None:
+def test_twenty_thousand_files_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "BATCH", 9000)
     tree = tmp_path / "tree"
     tree.mkdir()
     for number in range(20_000):
