@@ -38,6 +38,14 @@ def test_the_state_table_is_the_codes() -> None:
     assert diagram() in README
 
 
+def test_what_can_break_is_shown_by_a_test() -> None:
+    table = README.split("| what breaks |")[1].split("\n\n")[0]
+    named = re.findall(r"`(test_\w+)` \|$", table, re.MULTILINE)
+    assert len(named) == table.count("\n") - 1
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in named if f"\ndef {name}(" not in tests] == []
+
+
 def test_the_trust_table_is_the_codes() -> None:
     shares = " | ".join(f"{100 * share:.0f} %" for share in TRUST_SHARES)
     assert f"| share of CPU, memory, disk and GPUs (whole ones) | {shares} |" in README

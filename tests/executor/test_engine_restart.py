@@ -1,18 +1,20 @@
 """An engine without live-restore takes its containers with it: interrupted, and never run twice."""
 
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bench.kills import run
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.system.engine.private import PrivateEngine
 
 pytestmark = pytest.mark.docker
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mortal() -> Iterator[PrivateEngine]:
     engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="hme-", dir="/tmp")))
     try:
@@ -37,3 +39,9 @@ def test_an_engine_without_live_restore_interrupts_its_tasks(mortal: PrivateEngi
         executor.wait(lambda: executor.containers() == [], "no container left")
     finally:
         executor.stop()
+
+
+def test_whenever_it_is_killed_no_task_runs_twice(mortal: PrivateEngine) -> None:
+    seed = random.randrange(10**6)
+    figures = run("mortal", mortal, 2, seed)
+    assert figures.faults == [], f"seed {seed}"
