@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import urllib.parse
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from tests.system.whole import Master, Worker, docker_api, until, whole
 
 pytestmark = [pytest.mark.docker, pytest.mark.system]
 
-MARK = "Xq7vT2mK9sW4"  # in the middle of each secret, which itself is awkward to print
+MARK = f"Xq7{uuid.uuid4().hex[:9]}"  # in a secret that is awkward to print; in no file of git's
 SECRET = f"a'\"\\ \n%s{{}}$HOME☃{MARK}\t<b>"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 HAS_IT = (
@@ -234,6 +235,7 @@ def bare_image(engine: PrivateEngine) -> str:
         f"..{MARK.encode().hex()}..",
         urllib.parse.quote(SECRET),
     ],
+    ids=["plain", "base64", "base64 one off", "hexadecimal", "in a URL"],
 )
 def test_the_thief_would_know_it(leak: str) -> None:
     assert holds(leak.encode())
