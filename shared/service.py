@@ -34,7 +34,7 @@ FAILURES_WINDOW_S = 60.0  # failures within this time make the next life begin l
 LONGEST_PACE_S = 8.0  # … but sooner than the watchdog calls it a hang (15 s)
 PUBLIC_FOLDERS = {"run": 0o755, "run/bus": 0o3770, "log": 0o750, "lib": 0o750, "tasks": 0o750}
 
-PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 23, 24
+PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 23, 24, 38
 CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "NET_ADMIN": 12}
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -100,6 +100,7 @@ def begin(
     try:
         leave_no_core()
         drop_privileges(capabilities)
+        gain_none()
         die_with_supervisord()
         os.umask(0o007)
         _pace(settings.home, name)
@@ -257,6 +258,12 @@ def leave_no_core() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 1 if most == resource.RLIM_INFINITY or most > 0 else 0
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
+def gain_none() -> None:
+    """No program that it runs gives it more than it has: set-user-id bits count for nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forgo new privileges")
 
 
 def die_with_supervisord() -> None:

@@ -204,6 +204,7 @@ def test_capabilities_are_dropped(home: Path, supervised: Start, kept: tuple[str
     mask = sum(1 << CAPABILITIES[name] for name in kept)
     expected = {"CapInh": 0, "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapAmb": 0}
     assert sets == expected
+    assert "NoNewPrivs:\t1" in lines
 
 
 def test_the_next_beat_is_on_the_whole_second() -> None:
