@@ -20,7 +20,7 @@ from shared.messages import VpnPhase, VpnState
 from tests.fakes.supervised import Supervised, supervised, until
 
 CAP_NET_ADMIN = 1 << 12
-INDEX, PROXY = "http://me:secret@192.168.9.9:8081/simple", "localhost:1"
+INDEX, PROXY = "http://me:secret@192.168.9.9:8081/simple", "http://localhost:1"
 NUMBERS = itertools.count()
 
 
