@@ -175,7 +175,7 @@ def test_a_hostile_archive_stays_in_its_place(
     assert found.said == b""
     assert found.outside == {"secret": SECRET}
     assert found.directory <= {
-        "spec", "report", "log", "run", "grant", "blobs", "input", "output", "claim",
+        "spec", "report", "log", "run", "grant", "blobs", "input", "output", "claim", "container",
         "output.tar.gz",
     }  # fmt: skip
 
