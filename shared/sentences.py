@@ -229,7 +229,7 @@ EGRESS_OFF = _refused(
 EGRESS_NOT_READY = _refused(
     Refusal.FORBIDDEN,
     "network EGRESS: the firewall of task networks is not in force on this node",
-    "give it to another node; the owner finds the reason in vpn.log",
+    "give it to another node; the owner finds the reason in vpn.log and executor.log",
 )
 NO_NETWORK_IN_GVISOR = _refused(
     Refusal.FORBIDDEN,
@@ -244,7 +244,7 @@ REQUIREMENTS_EGRESS_OFF = _refused(
 REQUIREMENTS_EGRESS_NOT_READY = _refused(
     Refusal.FORBIDDEN,
     "requirements: the firewall of the network on which they are installed is not in force",
-    "give it to another node; the owner finds the reason in vpn.log",
+    "give it to another node; the owner finds the reason in vpn.log and executor.log",
 )
 RESOURCE_TOO_LARGE = _refused(
     Refusal.TOO_LARGE,

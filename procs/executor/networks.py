@@ -5,8 +5,8 @@ since Docker has addresses for thirty; one owner on each at a time.
     networks.release(owner)              from the loop, once nothing of the owner runs any more
     networks.hold(owner, name)           at start: what an earlier life had given
 
-`take` raises NetworkWait (come back when `may_go(owner)` says so), NetworkError (a sentence: it
-can't be had), or the engine's errors. A container may be put on a bridge only once `take` has
+`take` raises NetworkWaitError (come back when `may_go(owner)` says so), NetworkError (it can't be
+had, and why), or the engine's errors. A container may be put on a bridge only once `take` has
 returned: then the vpn process has said, freshly, that its rules cover it. An owner is anything
 hashable: an attempt's key, a layer's. The pool of installs (shared/egress.py: Names.install)
 reaches the owner's package index and proxy besides. Reads vpn.state, through `hear`.
@@ -252,6 +252,7 @@ class Egress:
         self.tasks: Networks | None = None
         self.installs: Networks | None = None
         self._ensure_due_s = 0.0
+        self._ensured = False  # before: then the vpn process has had its time to see it
         if settings.egress:
             home, own = str(settings.home), names(settings.home)
             self.tasks = Networks(engine, home, own.task, MOST_TASK_NETWORKS)
@@ -287,6 +288,11 @@ class Egress:
             self.tasks.ensure()
         except (NetworkError, NetworkWaitError, EngineAwayError, EngineRefusedError) as err:
             log.warning("there is no network for tasks yet: %s", err)
+            return _nothing
+        if self._ensured:
+            log.warning("no task network is covered by the firewall: see vpn.log; Docker must be in"
+                        " the network namespace of the worker")  # fmt: skip
+        self._ensured = True
         return _nothing
 
 

@@ -7,6 +7,7 @@ rules are there before a bridge is. Pure: no clock, no sockets, no commands.
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ CLOSED = (
     "240.0.0.0/4",  # with 255.255.255.255
 )
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # what is no such name is no interface either
 TUNNELS = "wg*"  # of WireGuard, by the name that everyone gives them
 
 
@@ -83,9 +85,15 @@ def _chain(name: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _closed(host: Host) -> Iterator[str]:
     yield "  set closed {"
-    yield "    type ipv4_addr; flags interval; auto-merge"
-    yield f"    elements = {{ {', '.join((*CLOSED, *host.direct))} }}"
+    yield "    type ipv4_addr; flags interval"
+    yield f"    elements = {{ {', '.join(_merged((*CLOSED, *host.direct)))} }}"
     yield "  }"
+
+
+def _merged(networks: Iterable[str]) -> list[str]:
+    """Without overlaps: not every nft merges them itself."""
+    found = ipaddress.collapse_addresses(ipaddress.IPv4Network(one) for one in networks)
+    return [str(network) for network in found]
 
 
 def _resolvers(host: Host) -> Iterator[str]:
@@ -105,7 +113,7 @@ def _outward(host: Host) -> Iterator[str]:
     yield "ip daddr @closed drop"
     yield f'oifname "{ANY_BRIDGE}*" drop'
     yield f'oifname "{TUNNELS}" drop'
-    if host.tunnel:
+    if INTERFACE.fullmatch(host.tunnel):
         yield f'oifname "{host.tunnel}" drop'
 
 
@@ -116,14 +124,14 @@ def direct(routes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Its own addresses and what it reaches without a gateway, of `ip -j -4 route show table all`.
     Whatever range a LAN has, it is a LAN."""
     found = {
-        ipaddress.IPv4Network(route["dst"], strict=False)
+        route["dst"]
         for route in routes
         if route.get("type", "unicast") in ("unicast", "local", "broadcast")
         and not {"gateway", "via", "nexthops"} & route.keys()
         and route["dst"] not in ("default", "0.0.0.0/0")
         and not str(route.get("dev", "")).startswith(ANY_BRIDGE)
     }
-    return tuple(str(network) for network in ipaddress.collapse_addresses(found))
+    return tuple(_merged(found))
 
 
 def resolvers(chosen: tuple[str, ...], resolv_conf: str, systemd: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from shared.egress import bridge, names, number
 from shared.messages import VpnPhase, VpnState
 from tests.fakes.supervised import Supervised, supervised, until
 
+BELL_S = 10.0  # a loaded machine; without the bell it would be up to half a minute
 CAP_NET_ADMIN = 1 << 12
 INDEX, PROXY = "http://me:secret@192.168.9.9:8081/simple", "http://localhost:1"
 NUMBERS = itertools.count()
@@ -119,7 +120,7 @@ def test_what_somebody_changes_is_restored(vpn: There, harm: str) -> None:
     before = vpn.rules()
     assert before is not None
     vpn.run("nft", harm.format(table=vpn.table))
-    until(lambda: vpn.rules() == before or None, "the rules are restored")
+    until(lambda: vpn.rules() == before or None, "the rules are restored", BELL_S)
     vpn.covers(mine(vpn))
 
 
