@@ -278,7 +278,7 @@ def dependencies(engine: PrivateEngine, folder: Path) -> float:
         finally:
             executor.stop()
     ratio = cold_s / max(cached_s, SMALLEST_COST_S)
-    print(f"requirements: first {1000 * cold_s:.0f} ms a task, then {1000 * cached_s:.1f}:", end=" ")
+    print(f"requirements: first {1000 * cold_s:.0f} ms, then {1000 * cached_s:.1f} ms:", end=" ")
     print(f"{ratio:.0f} times less (target {LEAST_CACHED})")
     return ratio
 
