@@ -42,6 +42,8 @@ LINES, CERT = "requirements.txt", "ca.pem"  # in input/
 INSTALLED, SCRATCH = "site", "tmp"  # in output/
 SCRATCH_AT = f"{OUTPUT_AT}/{SCRATCH}"
 LOG_LIMIT_BYTES = 4 * MIB
+INSTALL_S = 15 * 60.0
+STILL_S = 180.0  # without a word, a byte on disk or a second of CPU it will not come
 MOST_PROGRESS = 80  # characters
 MOST_ERRORS = 3  # lines
 TOO_OLD = 85  # our own exit code; pip's are 0 to 23
@@ -151,6 +153,18 @@ def progress(line: str) -> str:
     """What a line of pip's says of how far it is; empty: nothing."""
     found = STEPS.match(line.strip())
     return found[0][:MOST_PROGRESS] if found else ""
+
+
+def overdue(
+    began_s: float, moved_s: float, now_s: float, progress: str
+) -> Said[TaskPhase] | None:
+    """Why there is no point in waiting any longer; None: there is."""
+    if now_s - began_s > INSTALL_S:
+        minutes = f"{INSTALL_S / 60:.0f}"
+        return sentences.REQUIREMENTS_TOO_SLOW.say(minutes=minutes, progress=progress)
+    if now_s - moved_s > STILL_S:
+        return sentences.REQUIREMENTS_STUCK.say(seconds=f"{STILL_S:.0f}", progress=progress)
+    return None
 
 
 def why(

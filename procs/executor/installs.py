@@ -1,8 +1,9 @@
 """Requirements on their way into a layer: one installation for each, however many attempts wait
 for it, in threads of their own and in a container of its own, with network.
 
-It ends when nobody waits any more, after INSTALL_S, or when nothing moves. One that was killed
-with its executor leaves a container and a folder, which the next life removes before its first.
+It ends when nobody waits any more, when it takes too long, or when nothing moves. One that was
+killed with its executor leaves a container and a folder: the next life removes them before its
+first. Reads the files that the keeper writes; publishes nothing.
 """
 
 import logging
@@ -36,8 +37,6 @@ from shared.tasklog import LogReader
 log = logging.getLogger("executor")
 
 MOST_AT_ONCE = 2  # each may use a task's whole CPU, and the line
-INSTALL_S = 15 * 60.0
-STILL_S = 180.0  # without a word, a byte on disk or a second of CPU it will not come
 LOOK_S = 0.2
 LIST_S = 5.0  # between looks into the engine's list, where the kernel shows no process
 DISK_FACTOR, MOST_DISK_S = 20, 5.0  # a look at the disk may take a twentieth of the time
@@ -367,19 +366,9 @@ class _Looks:
         now = (words, self._disk_bytes, use.cpu_ns // 10**9 if use else 0)
         if now != self._was:
             self._was, self._moved_s = now, now_s
-        if now_s - self._began_s > INSTALL_S:
-            minutes = f"{INSTALL_S / 60:.0f}"
-            said = sentences.REQUIREMENTS_TOO_SLOW.say(minutes=minutes, progress=self._progress)
+        progress = self._install.progress
+        if said := install_box.overdue(self._began_s, self._moved_s, now_s, progress):
             raise _FailedError(said)
-        if now_s - self._moved_s > STILL_S:
-            seconds = f"{STILL_S:.0f}"
-            raise _FailedError(
-                sentences.REQUIREMENTS_STUCK.say(seconds=seconds, progress=self._progress)
-            )
-
-    @property
-    def _progress(self) -> str:
-        return self._install.progress
 
     def _judge_disk(self, build: Path) -> None:
         limit = self._order.grant.disk_bytes

@@ -30,6 +30,7 @@ RECORD = "layer.json"
 FORMAT = 1  # a change of what a layer holds makes all older ones another's
 MOST_BYTES = 20 * GIB  # of all layers; the least used go first
 MOST_DISK_SHARE = 0.1  # … or of the disk, whichever is less
+FRESH_S = 600.0  # one that was just made is not in use yet, however large it is
 NEW, OLD = ".new-", ".old-"  # being made; being removed
 NAME_CHARACTERS = 32
 FILE_MODE, PROGRAM_MODE = 0o444, 0o555
@@ -174,11 +175,14 @@ class Layers:
             remove_tree(place)
 
     def prune(self) -> None:
-        """Past the size the least used go, never one that an attempt uses."""
+        """Past the size the least used go, never one that an attempt uses or may be about to."""
         disk = os.statvfs(self._root)
         most = min(MOST_BYTES, int(disk.f_blocks * disk.f_frsize * MOST_DISK_SHARE))
-        for name in past(list(self._by_use()), most):
-            self._remove(self._root / name, only_unused=True)
+        listed = list(self._by_use())
+        fresh = {name for used_unix_s, name, _ in listed if time.time() - used_unix_s < FRESH_S}
+        for name in past(listed, most):
+            if name not in fresh:
+                self._remove(self._root / name, only_unused=True)
 
     def _by_use(self) -> Iterator[tuple[float, str, int]]:
         for place in self._root.iterdir():

@@ -7,6 +7,7 @@ import pytest
 from procs.executor.install_box import (
     PipSettings,
     body,
+    overdue,
     pip_folder,
     progress,
     python_floor,
@@ -103,6 +104,21 @@ def test_passwords_are_in_no_word_of_it() -> None:
 )  # fmt: skip
 def test_why(record: RunRecord, lines: list[str], said: str | None) -> None:
     found = why(record, lines, "i:1", GRANT)
+    assert (found is None) if said is None else (found is not None and said in found.text)
+
+
+@pytest.mark.parametrize(
+    ("began_s", "moved_s", "said"),
+    [
+        pytest.param(100.0, 820.0, None, id="at its limits"),
+        pytest.param(99.0, 1000.0, "not installed within 15 minutes (Collecting x)", id="long"),
+        pytest.param(500.0, 819.0, "nothing moved for 180 s", id="still"),
+    ],
+)
+def test_it_is_waited_for_while_something_moves(
+    began_s: float, moved_s: float, said: str | None
+) -> None:
+    found = overdue(began_s, moved_s, 1000.0, "Collecting x")
     assert (found is None) if said is None else (found is not None and said in found.text)
 
 

@@ -132,11 +132,12 @@ def test_past_the_size_the_least_used_go_but_none_in_use(
     assert layers.hold(places[0].name, KEY)
     layers.adopt(places[1].name, OTHER)
     monkeypatch.setattr(module, "MOST_BYTES", 1)
+    just_made = install(layers, "four")
     layers.prune()
-    assert names(layers, tmp_path) == {places[0].name, places[1].name}
+    assert names(layers, tmp_path) == {places[0].name, places[1].name, just_made.name}
     layers.release(OTHER)
     layers.prune()
-    assert names(layers, tmp_path) == {places[0].name}
+    assert names(layers, tmp_path) == {places[0].name, just_made.name}
 
 
 def test_a_use_makes_it_the_last_to_go(layers: Layers) -> None:
