@@ -259,7 +259,7 @@ SETTINGS = (
     ),
     Setting(
         "PIP_INDEX_URL", "pip_index_url", "", _index,
-        "the index of requirements; empty: https://pypi.org/simple",
+        "the index of requirements; empty: pip's own",
     ),
     Setting("PIP_EXTRA_INDEX_URL", "pip_extra_index_url", "", _indexes, "more such indexes"),
     Setting("PIP_PROXY", "pip_proxy", "", _index, "the proxy on the way there"),

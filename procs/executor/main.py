@@ -62,6 +62,7 @@ READS = ("task.want", "link.state", "host.load", "vpn.state", "gpu.load")
 
 IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
+SENT_WITHIN_S = 10.0  # a busy engine takes its time with a signal; one that hangs gets no more
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
 APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three processes …
 TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
@@ -289,7 +290,7 @@ class Executor:
         if instruction is Instruction.STOP:
             is_hard = attempt.stop is not None and attempt.stop.is_hard
             attempt.stop_stage = 2 if is_hard else 1
-            grace_s = HARD_STOP_S if is_hard else attempt.spec.stop_grace_s
+            grace_s = HARD_STOP_S if is_hard else attempt.spec.stop_grace_s + SENT_WITHIN_S
             attempt.stop_due_s = time.monotonic() + grace_s
             self._end(attempt, self._work.stop)
         elif instruction is Instruction.COLLECT and self._is_called_off(attempt):
@@ -327,15 +328,12 @@ class Executor:
             attempt.failures += 1
         if outcome.failure and outcome.failure.sentence is sentences.GPU_DRIVER_MISSING:
             self._cards.has_driver = False  # the next one would fail as this one did
+        _set_times(attempt, outcome, now_s)
         if outcome.event is None:
             return
         attempt.refusals += outcome.refused
         if outcome.event is Event.CLEANED:
             self._egress.release(attempt.key)
-        if outcome.event in (Event.NEVER_RAN, Event.ENGINE_LOST):
-            attempt.retry_at_s = now_s + RETRY_S
-        if outcome.event is Event.NO_ROOM:
-            attempt.retry_at_s = now_s + DISK_RETRY_S
         if outcome.event is Event.ENDED:
             attempt.record = read_run(attempt.directory)
         if outcome.event is Event.PREPARED and attempt.step is Step.PREPARING:
@@ -542,8 +540,13 @@ class Executor:
         self._engine_was_there = self._work.engine_is_there = is_there
         self._changed = True
         self._cards.has_driver = True  # it is asked anew after each start of the engine
+        if not is_there:
+            self._engine_lapsed()
+
+    def _engine_lapsed(self) -> None:
+        """It went away: without live-restore it will end what it finds."""
         for attempt in self._attempts.values():
-            if not is_there and attempt.step in ALIVE:
+            if attempt.step in ALIVE:
                 attempt.engine_lapsed = True
 
     def _compare(self, listed: Listed) -> None:
@@ -579,11 +582,23 @@ class Executor:
             self._jobs.submit(container, partial(self._work.remove_leftover, container))
 
     def _died(self, news: Died) -> None:
+        if news.key is None:  # the stream broke: it may be back before the next ping
+            self._engine_lapsed()
         attempt = self._attempts.get(news.key) if news.key else None
         if attempt is not None:
             self._read_record(attempt)
             if attempt.step in ALIVE:
                 self._watch.look_soon()
+
+
+def _set_times(attempt: Attempt, outcome: Outcome, now_s: float) -> None:
+    """When it is tried again, or stopped harder."""
+    if outcome.event in (Event.NEVER_RAN, Event.ENGINE_LOST):
+        attempt.retry_at_s = now_s + RETRY_S
+    if outcome.event is Event.NO_ROOM:
+        attempt.retry_at_s = now_s + DISK_RETRY_S
+    if outcome.stop_signal and attempt.step is Step.STOPPING and attempt.stop_stage == 1:
+        attempt.stop_due_s = now_s + attempt.spec.stop_grace_s  # from when it was sent
 
 
 def _learn(attempt: Attempt, outcome: Outcome) -> None:

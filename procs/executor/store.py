@@ -23,7 +23,6 @@ log = logging.getLogger("executor")
 
 KEPT_DAYS = 30
 MOST_ROWS = 50_000
-GATHER_S = 0.2  # a short task's phases, and those of its neighbours, in one commit
 MOST_UNWRITTEN = 1000  # kept for when the disk has room again
 TRIM_EACH_S = 3600.0
 HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tasks'"
@@ -105,7 +104,6 @@ class Store:
         self._connection = open_if_possible(path)
         self._queue: SimpleQueue[tuple[object, ...] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
-        self._ending = threading.Event()
         self._trim_due_s = 0.0
         self._unwritten: list[tuple[object, ...]] = []
         self._phases = dict(self._read_phases())
@@ -137,7 +135,6 @@ class Store:
     def _write_all(self) -> None:
         """In its thread."""
         while (first := self._queue.get()) is not None:
-            self._ending.wait(GATHER_S)
             self._write([first, *self._more()])
 
     def _more(self) -> Iterable[tuple[object, ...]]:
@@ -168,7 +165,6 @@ class Store:
                 self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
-        self._ending.set()
         self._queue.put(None)
         self._thread.join(5)
         if self._connection is not None:

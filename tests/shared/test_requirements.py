@@ -34,7 +34,7 @@ def test_taken_in_one_spelling(line: str, spelled: str | None) -> None:
         pytest.param("https://h/x.whl", "must be a requirement", id="address without a name"),
         pytest.param("", "must be a requirement", id="nothing"),
         pytest.param("# x", "must be a requirement", id="only a comment"),
-        pytest.param("x @ file:///etc/x", "https://", id="file of the host"),
+        pytest.param("x @ FILE:///etc/x", "https://", id="file of the host"),
         pytest.param("x @ http://h/x.whl", "https://", id="http"),
         pytest.param("x @ git+https://h/x", "https://", id="git"),
         pytest.param("x @ https:///x.whl", "https://", id="no host"),

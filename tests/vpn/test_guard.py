@@ -210,7 +210,7 @@ def test_what_nft_refuses_is_said_with_what_to_do() -> None:
         pytest.param("http://u:p@a:81/x https://b", "", (("a", 81), ("b", 443)), id="two"),
         pytest.param("", "u:p@c:3128", (("c", 3128),), id="a proxy as pip has it"),
         pytest.param("", "http://c", (("c", 80),), id="a proxy's default port"),
-        pytest.param("file:///x a-path http://[x http://a:b", "", (), id="what has no address"),
+        pytest.param("FILE:///x a-path http://[x http://a:b", "", (), id="what has no address"),
     ],
 )
 def test_what_pip_will_connect_to(
