@@ -382,13 +382,18 @@ class DockerEngine:
             )
 
     def deaths(self, home: str) -> Iterator[TaskKey]:
-        """The keys of our containers as they die; ends, or raises, when the engine goes away."""
+        """The keys of our containers as they die, from now on: the engine listens once this
+        returns. Ends, or raises, when the engine goes away."""
         with _translated():
             api = docker.APIClient(base_url=self._host, version="auto", timeout=None)  # type: ignore[arg-type]
-            events = api.events(filters={**_ours(home), "event": "die"}, decode=True)
-            for event in events:
-                if key := _key(event["Actor"]["Attributes"]):
-                    yield key
+            return _deaths(api.events(filters={**_ours(home), "event": "die"}, decode=True))
+
+
+def _deaths(events: Iterable[dict[str, Any]]) -> Iterator[TaskKey]:
+    with _translated():
+        for event in events:
+            if key := _key(event["Actor"]["Attributes"]):
+                yield key
 
 
 def _ours(home: str) -> dict[str, Any]:

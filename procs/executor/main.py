@@ -111,6 +111,7 @@ class Executor:
         self._published_s = 0.0
         self._compared: TaskWant | None = None
         self._engine_was_there = False
+        self._lapsed_at_s = 0.0
         self._attempts: dict[TaskKey, Attempt] = {}
         for attempt in recover(self._tasks, self._store.phases(), self._boot_id):
             self._adopt(attempt)
@@ -545,6 +546,7 @@ class Executor:
 
     def _engine_lapsed(self) -> None:
         """It went away: without live-restore it will end what it finds."""
+        self._lapsed_at_s = time.monotonic()
         for attempt in self._attempts.values():
             if attempt.step in ALIVE:
                 attempt.engine_lapsed = True
@@ -561,7 +563,7 @@ class Executor:
                 continue  # the list is older than what was done since
             if attempt.step in ALIVE and (found is None or found.state in _ENDED_STATES):
                 self._submit(attempt, partial(self._work.autopsy, present=found is not None))
-            elif attempt.step in ALIVE and found is not None:
+            elif attempt.step in ALIVE and listed.began_s > self._lapsed_at_s:
                 attempt.engine_lapsed = False  # it came through
             elif attempt.step is Step.DONE:
                 self._perform(attempt, Instruction.CLEAN)

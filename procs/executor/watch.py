@@ -2,9 +2,9 @@
 that an engine that hangs is known whatever hangs in it. Events are only the bell; the list is
 the truth. What was seen goes to the loop as news; nothing is decided here."""
 
-import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +12,11 @@ from procs.executor.engine import About, Engine, EngineAwayError, EngineRefusedE
 from procs.executor.jobs import Jobs
 from shared.taskdir import TaskKey
 
-log = logging.getLogger("executor")
-
 PING_EACH_S = 1.0  # with PING_S of engine.py: an engine that hangs is known within 3 s
 LOOK_EACH_S = 5.0
 IDLE_LOOK_EACH_S = 30.0  # with nothing held there is only what an earlier life left
-BELL_AGAIN_S = 1.0  # before events are asked for again
+BELL_AGAIN_S, BELL_SELDOM_S = 0.1, 1.0  # before events are asked for again, at first and then:
+# a stream that breaks is what tells of an engine that was away for less than a ping's pause
 NO_RUNTIME = "no runtime {0} in Docker: name it in its daemon.json, or set SANDBOX=runc"
 PING, LOOK, BELL = "ping", "look", "bell"
 THREADS = 3  # one for each of these: nothing else may ever make the ping wait
@@ -57,7 +56,7 @@ class Watch:
         self._runtime = runtime
         self._home = home
         self._jobs: Jobs[News | None] = Jobs(THREADS, "watch")
-        self._ping_due_s = self._look_due_s = self._bell_due_s = 0.0
+        self._ping_due_s = self._look_due_s = 0.0
         self.about: About | None = None
         self.detail = "not asked yet"
 
@@ -71,7 +70,7 @@ class Watch:
         if self.about and now_s >= self._look_due_s and not self._jobs.is_busy(LOOK):
             self._look_due_s = now_s + (IDLE_LOOK_EACH_S if idle else LOOK_EACH_S)
             self._jobs.submit(LOOK, self._look)
-        if self.about and now_s >= self._bell_due_s and not self._jobs.is_busy(BELL):
+        if not self._jobs.is_busy(BELL):
             self._jobs.submit(BELL, self._listen)
 
     def look_soon(self) -> None:
@@ -85,7 +84,6 @@ class Watch:
                     self._look_due_s = 0.0
                 self.about, self.detail = news.about, news.detail
             if news == Died(None):
-                self._bell_due_s = now_s + BELL_AGAIN_S
                 self._ping_due_s = 0.0
             if news is not None:
                 yield news
@@ -112,10 +110,18 @@ class Watch:
         except (EngineAwayError, EngineRefusedError):
             return None  # the ping says so
 
-    def _listen(self) -> Died:
-        try:
-            for key in self._engine.deaths(self._home):
-                self._jobs.post(BELL, Died(key))
-        except (EngineAwayError, EngineRefusedError) as err:
-            log.debug("no events: %s", err)
-        return Died(None)
+    def _listen(self) -> None:
+        """Without end."""
+        pause_s = BELL_AGAIN_S
+        while True:
+            try:
+                deaths = self._engine.deaths(self._home)
+            except (EngineAwayError, EngineRefusedError):
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, BELL_SELDOM_S)
+                continue
+            pause_s = BELL_AGAIN_S
+            with suppress(EngineAwayError, EngineRefusedError):
+                for key in deaths:
+                    self._jobs.post(BELL, Died(key))
+            self._jobs.post(BELL, Died(None))
