@@ -300,8 +300,20 @@ class HostLoad(Message, frozen=True, tag="host.load"):
     alerts: tuple[Alert, ...] = ()
 
 
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that computes on a card. None: the driver does not say how much memory it has."""
+
+    pid: int
+    memory_bytes: int | None = None
+
+
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading of one GPU. None where the card does not report a figure."""
+    """One reading of one GPU, or of a MIG instance (`mig_of` is then its card's UUID).
+
+    None where the card does not report a figure. `reachable` is False where the card can't be
+    used now: its figures are None or old, and `reason` says why. ECC errors are those since the
+    driver was loaded.
+    """
 
     index: int
     uuid: str
@@ -314,6 +326,20 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
     temperature_c: float | None = None
     power_w: float | None = None
     driver_version: str = ""
+    clock_sm_mhz: int | None = None
+    clock_memory_mhz: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None  # why its clocks are held back
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    xid: int | None = None  # the last error that the driver told of while we watched
+    processes: tuple[GpuProcess, ...] | None = None
+    is_split: bool = False  # MIG is on: its instances compute, the card as a whole does not
+    mig_of: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """A card that computes as one: what a task may have."""
+        return not self.is_split and not self.mig_of
 
 
 class GpuLoad(Message, frozen=True, tag="gpu.load"):
@@ -322,6 +348,7 @@ class GpuLoad(Message, frozen=True, tag="gpu.load"):
     gpu_set: str = ""
     gpus: tuple[GpuSample, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    reason: str = ""  # why nothing can be read of the whole set
 
 
 MESSAGES: dict[str, type[Message]] = {

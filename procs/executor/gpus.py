@@ -91,7 +91,10 @@ def _merged(loads: Iterable[GpuLoad]) -> dict[str, GpuSample]:
 
 
 def _healthy(samples: Iterable[GpuSample]) -> tuple[Card, ...]:
-    return tuple(Card(s.uuid, s.memory_total_bytes) for s in samples if s.reachable)
+    """MIG's instances and the cards that are split into them are the owner's to use."""
+    return tuple(
+        Card(s.uuid, s.memory_total_bytes) for s in samples if s.reachable and s.is_whole
+    )
 
 
 # ------------------------------------------------------------------ which of them

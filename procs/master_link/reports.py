@@ -147,14 +147,18 @@ class Meter:
 
 
 def _gpu(uuid: str, series: Series, reachable: bool, peak: bool) -> pb.GpuUsage:
-    usage = pb.GpuUsage(uuid=uuid, reachable=reachable)
-    for name, value in (series.peak() if peak else series.average()).items():
+    figures = series.peak() if peak else series.average()
+    unknown = [name for name in GPU_FIELDS if name not in figures]
+    usage = pb.GpuUsage(uuid=uuid, reachable=reachable, unknown=unknown)
+    for name, value in figures.items():
         setattr(usage, name, value)
     return usage
 
 
 def _gpu_pct(usage: pb.ResourceUsage) -> float:
-    figures = [gpu.utilization_percent for gpu in usage.gpus]
+    """The mean over those that report it."""
+    known = [gpu for gpu in usage.gpus if "utilization_percent" not in gpu.unknown]
+    figures = [gpu.utilization_percent for gpu in known]
     return sum(figures) / len(figures) if figures else 0.0
 
 
@@ -206,9 +210,23 @@ def _merge_usage(
     before = {gpu.uuid: gpu for gpu in older.gpus}
     for gpu in newer.gpus:
         both = message.gpus.add(uuid=gpu.uuid, reachable=gpu.reachable)
-        _merge_fields(both, before.pop(gpu.uuid, gpu), gpu, GPU_FIELDS, weights)
+        _merge_gpu(both, before.pop(gpu.uuid, gpu), gpu, weights)
     message.gpus.extend(before.values())
     return message
+
+
+def _merge_gpu(
+    both: pb.GpuUsage, older: pb.GpuUsage, newer: pb.GpuUsage, weights: tuple[float, float] | None
+) -> None:
+    """A figure that one interval lacks is the other's."""
+    for name in GPU_FIELDS:
+        lacking = [usage for usage in (older, newer) if name in usage.unknown]
+        if len(lacking) == 2:
+            both.unknown.append(name)
+        elif lacking:
+            setattr(both, name, getattr(newer if lacking[0] is older else older, name))
+        else:
+            _merge_fields(both, older, newer, (name,), weights)
 
 
 Usage = pb.ResourceUsage | pb.GpuUsage

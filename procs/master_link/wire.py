@@ -80,14 +80,16 @@ def inventory(load: HostLoad | None, engine: Engine, gpus: Iterable[GpuLoad]) ->
     if engine.version:
         known.container_engine = f"docker {engine.version}"
     known.container_runtimes.extend(sorted(engine.runtimes))
-    known.gpus.extend(_gpu(sample, seen.gpu_set) for seen in gpus for sample in seen.gpus)
+    known.gpus.extend(  # of those that a task may have: masters count them
+        _gpu(sample, seen.gpu_set) for seen in gpus for sample in seen.gpus if sample.is_whole
+    )
     return known
 
 
 def _gpu(sample: GpuSample, gpu_set: str) -> pb.Gpu:
     return pb.Gpu(
         uuid=sample.uuid,
-        index=sample.index,
+        index=max(sample.index, 0),  # -1: not known, while it is lost
         name=sample.name,
         memory_bytes=sample.memory_total_bytes,
         driver_version=sample.driver_version,

@@ -3,7 +3,7 @@
 Pure: no clock, no psutil, no sockets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.messages import Alert, HostLoad
@@ -49,14 +49,20 @@ def readings(load: HostLoad) -> dict[str, float]:
 
 
 def next_watches(
-    watches: Watches, values: Mapping[str, float], subject: str, now_s: float, now_unix_s: float
+    watches: Watches,
+    values: Mapping[str, float],
+    subject: str,
+    now_s: float,
+    now_unix_s: float,
+    rules: Iterable[Rule] = RULES,
 ) -> Watches:
-    """What is remembered after these readings of `subject`."""
+    """What is remembered after these readings of `subject`; one that is missing passes nothing."""
+    known = [rule for rule in rules if rule.name in values]
     found = {
-        rule.name: _next(rule, watches.get(rule.name), values[rule.name], now_s) for rule in RULES
+        rule.name: _next(rule, watches.get(rule.name), values[rule.name], now_s) for rule in known
     }
     raised = {name: watch for name, watch in found.items() if watch is not None}
-    for rule in RULES:
+    for rule in known:
         watch = raised.get(rule.name)
         if watch is not None and _is_due(rule, watch, now_s):
             since = watch.alert.raised_unix_s if watch.alert else now_unix_s

@@ -314,20 +314,22 @@ class ResourceUsage(_message.Message):
     def __init__(self, cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., network_received_bytes: _Optional[int] = ..., network_sent_bytes: _Optional[int] = ..., load_1m: _Optional[float] = ..., pressure_cpu_percent: _Optional[float] = ..., pressure_memory_percent: _Optional[float] = ..., pressure_io_percent: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[GpuUsage, _Mapping]]] = ...) -> None: ...
 
 class GpuUsage(_message.Message):
-    __slots__ = ("uuid", "utilization_percent", "memory_used_bytes", "temperature_celsius", "power_watts", "reachable")
+    __slots__ = ("uuid", "utilization_percent", "memory_used_bytes", "temperature_celsius", "power_watts", "reachable", "unknown")
     UUID_FIELD_NUMBER: _ClassVar[int]
     UTILIZATION_PERCENT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
     POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
     REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     utilization_percent: float
     memory_used_bytes: int
     temperature_celsius: float
     power_watts: float
     reachable: bool
-    def __init__(self, uuid: _Optional[str] = ..., utilization_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., reachable: _Optional[bool] = ...) -> None: ...
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, uuid: _Optional[str] = ..., utilization_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., reachable: _Optional[bool] = ..., unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskUsage(_message.Message):
     __slots__ = ("task_id", "attempt", "cpu_percent", "memory_used_bytes", "gpus")

@@ -111,6 +111,13 @@ def test_only_reachable_cards_are_healthy() -> None:
     assert uuids(found.healthy()) == uuids(found.grantable()) == ["1", "3"]
 
 
+def test_a_card_that_is_split_is_not_given_nor_are_its_instances() -> None:
+    split = GpuSample(index=0, uuid="GPU-1", name="H", is_split=True)
+    instance = GpuSample(index=0, uuid="MIG-1", name="H", mig_of="GPU-1")
+    found = cards(a=load(split, instance, sample("2")))
+    assert uuids(found.healthy()) == uuids(found.grantable()) == ["2"]
+
+
 def test_a_card_that_one_of_two_monitors_calls_lost_is_lost() -> None:
     for first, second in (("a", "b"), ("b", "a")):
         found = cards(**{first: load(sample("1", lost="gone")), second: load(sample("1"))})

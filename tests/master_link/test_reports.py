@@ -147,3 +147,40 @@ def test_a_task_is_reported_with_what_its_own_cards_did() -> None:
     report = meter.close(130.0, 30.0, None, TaskState(at_s=1.0, tasks=tuple(held)), ())
     found = [[(g.uuid, g.utilization_percent) for g in task.gpus] for task in report.tasks]
     assert found == [[], [("u1", 10.0), ("u2", 20.0)]]
+
+
+def test_what_a_card_does_not_report_is_unknown_not_zero() -> None:
+    meter = Meter(100.0, 0.0)
+    silent = GpuSample(index=0, uuid="silent", name="n", memory_used_bytes=7)
+    busy = GpuSample(index=1, uuid="busy", name="n", util_pct=100.0, power_w=9.0)
+    meter.add(load(1.0), (GpuLoad(at_s=1.0, gpus=(silent, busy)),))
+    report = close(meter, 130.0, 30.0)
+    unknown = {gpu.uuid: list(gpu.unknown) for gpu in report.average.gpus}
+    assert unknown == {
+        "silent": ["utilization_percent", "temperature_celsius", "power_watts"],
+        "busy": ["memory_used_bytes", "temperature_celsius"],
+    }
+    assert [list(gpu.unknown) for gpu in report.peak.gpus] == list(unknown.values())
+    assert report.reward == 11, "10 of the host, and 1 of the card whose use is known"
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "power_w", "unknown"),
+    [
+        pytest.param(30.0, 60.0, 45.0, False, id="known in both"),
+        pytest.param(None, 60.0, 60.0, False, id="only in the newer"),
+        pytest.param(30.0, None, 30.0, False, id="only in the older"),
+        pytest.param(None, None, 0.0, True, id="in none"),
+    ],
+)
+def test_intervals_that_are_merged_keep_what_is_known(
+    older: float | None, newer: float | None, power_w: float, unknown: bool
+) -> None:
+    meter = Meter(0.0, 0.0)
+    reports = []
+    for at_s, value in ((20.0, older), (40.0, newer)):
+        sample = GpuSample(index=0, uuid="u", name="n", power_w=value)
+        meter.add(load(at_s), (GpuLoad(at_s=at_s, gpus=(sample,)),))
+        reports.append(close(meter, at_s, at_s))
+    (gpu,) = merged(*reports).average.gpus
+    assert (gpu.power_watts, "power_watts" in gpu.unknown) == (power_w, unknown)

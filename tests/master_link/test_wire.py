@@ -21,3 +21,13 @@ def test_the_inventory_names_each_card_of_each_set() -> None:
         ("GPU-0", 0, "H", 24, "gpu0"), ("GPU-1", 1, "L", 80, "gpu1"),
     ]  # fmt: skip
     assert found.gpus[0].driver_version == "570"
+
+
+def test_the_inventory_has_only_cards_that_a_task_may_have() -> None:
+    """Masters count them."""
+    split = GpuSample(index=0, uuid="GPU-0", name="H", is_split=True)
+    instance = GpuSample(index=0, uuid="MIG-0", name="H MIG 1g.10gb", mig_of="GPU-0")
+    lost = GpuSample(index=-1, uuid="GPU-1", name="", reachable=False, reason="not found")
+    gpus = GpuLoad(at_s=1.0, gpu_set="gpu0", gpus=(split, instance, lost))
+    found = wire.inventory(None, Engine(), (gpus,)).gpus
+    assert [(gpu.uuid, gpu.index) for gpu in found] == [("GPU-1", 0)]

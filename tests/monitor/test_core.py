@@ -2,7 +2,7 @@
 
 import pytest
 
-from procs.monitor.core import RULES, NetworkTotal, Watches, alerts, next_watches, readings
+from procs.monitor.core import RULES, NetworkTotal, Rule, Watches, alerts, next_watches, readings
 from procs.monitor.host import parse_pressure
 from shared.messages import HostLoad
 
@@ -56,6 +56,13 @@ def test_an_alert_keeps_the_time_it_was_raised_and_tells_the_newest_value() -> N
     (alert,) = alerts(after((0.0, {"disk": 96.0}), (5.0, {"disk": 93.0})))
     assert (alert.subject, alert.value, alert.threshold) == ("attic", 93.0, 95.0)
     assert alert.raised_unix_s == 1000.0
+
+
+def test_a_reading_that_is_missing_passes_nothing_and_clears() -> None:
+    rules = (Rule("heat", 90.0, 85.0, 0.0),)
+    hot = next_watches({}, {"heat": 91.0}, "GPU-1", 0.0, 1000.0, rules)
+    assert [alert.subject for alert in alerts(hot)] == ["GPU-1"]
+    assert alerts(next_watches(hot, {}, "GPU-1", 1.0, 1001.0, rules)) == ()
 
 
 def test_each_rule_has_a_reading_and_a_gap_between_its_limits() -> None:
