@@ -23,6 +23,7 @@ CLOSED = (
     "10.0.0.0/8",
     "100.64.0.0/10",  # carriers' NAT, and overlay networks
     "127.0.0.0/8",
+    "168.63.129.16/32",  # Azure's own, as public as it looks: a machine's secrets on port 80
     "169.254.0.0/16",  # link-local: clouds tell a machine's secrets at 169.254.169.254
     "172.16.0.0/12",  # Docker's networks, other tasks'
     "192.0.0.0/24",
@@ -47,14 +48,14 @@ class Host:
 
 
 def rules(names: Names, host: Host) -> str:
-    """What `nft -f` takes: replaces the table, or makes it, in one step."""
+    """What `nft -f` takes: replaces the table, or makes it, in one step. No range is in a set: the
+    kernel finds nothing in one while it is replaced, and packets get out."""
     return "\n".join(_lines(names, host)) + "\n"
 
 
 def _lines(names: Names, host: Host) -> Iterator[str]:
     table = f"table inet {names.table}"
     yield from (f"{table} {{", "}", f"delete {table}", f"{table} {{")
-    yield from _closed(host)
     yield from _chain("resolver_hole", _resolvers(host))
     yield from _chain("index_hole", _index(host))
     yield from _chain("input", (
@@ -83,13 +84,6 @@ def _chain(name: str, lines: Iterable[str]) -> Iterator[str]:
     yield "  }"
 
 
-def _closed(host: Host) -> Iterator[str]:
-    yield "  set closed {"
-    yield "    type ipv4_addr; flags interval"
-    yield f"    elements = {{ {', '.join(_merged((*CLOSED, *host.direct)))} }}"
-    yield "  }"
-
-
 def _merged(networks: Iterable[str]) -> list[str]:
     """Without overlaps: not every nft merges them itself."""
     found = ipaddress.collapse_addresses(ipaddress.IPv4Network(one) for one in networks)
@@ -110,7 +104,7 @@ def _index(host: Host) -> Iterator[str]:
 def _outward(host: Host) -> Iterator[str]:
     yield "meta nfproto != ipv4 drop"
     yield "jump resolver_hole"
-    yield "ip daddr @closed drop"
+    yield from (f"ip daddr {network} drop" for network in _merged((*CLOSED, *host.direct)))
     yield f'oifname "{ANY_BRIDGE}*" drop'
     yield f'oifname "{TUNNELS}" drop'
     if INTERFACE.fullmatch(host.tunnel):

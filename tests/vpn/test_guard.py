@@ -111,7 +111,7 @@ def test_it_has_no_other_capability(vpn: There) -> None:
         pytest.param("delete table inet {table}", id="its table deleted"),
         pytest.param("flush chain inet {table} outward", id="a chain emptied"),
         pytest.param("insert rule inet {table} outward accept", id="a rule put before"),
-        pytest.param("add element inet {table} closed {{ 9.9.9.0/24 }}", id="an address added"),
+        pytest.param("add set inet {table} mine {{ type ipv4_addr; }}", id="a set added"),
         pytest.param("add chain inet {table} mine", id="a chain added"),
     ],
 )

@@ -26,8 +26,17 @@ CLONE_NEWNET = 0x40000000
 OPEN_S = 10.0  # what is open answers in a millisecond; a loaded machine takes longer
 CLOSED_S = 0.4  # nothing comes back from what is closed
 INTERNET, RESOLVER, METADATA = "203.0.113.10", "10.255.255.53", "169.254.169.254"
+SPECIAL = (
+    "0.1.2.3",
+    "100.100.100.200",  # Alibaba's metadata
+    "168.63.129.16",  # Azure's WireServer, which tells a machine's secrets too
+    "172.16.0.1",
+    "192.0.0.192",  # Oracle's metadata
+    "198.18.0.1",
+    "240.0.0.1",
+)
 OF_ROUTER = (
-    INTERNET, RESOLVER, METADATA,
+    INTERNET, RESOLVER, METADATA, *SPECIAL,
     "192.0.2.9",  # public to look at, and behind the tunnel wg7
     "192.0.3.9",  # the same, behind hmtun
 )  # fmt: skip
