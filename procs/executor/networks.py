@@ -150,7 +150,7 @@ class Networks:
         """What it has already, made anew if somebody removed it."""
         with self._lock:
             name = self._pool.held.get(owner, "")
-        if name and not self._is_there(name):
+        if name and not self._is_ours(name):
             self._make(name)
         return name
 
@@ -186,12 +186,13 @@ class Networks:
         self.release(owner)
         return False
 
-    def _is_there(self, name: str) -> bool:
+    def _is_ours(self, name: str) -> bool:
+        """Is it there, on the bridge that the firewall knows it by?"""
         try:
-            self._engine.network(name)
+            found = self._engine.network(name)
         except NotThereError:
             return False
-        return True
+        return found.bridge == name and found.labels.get(LABEL_HOME) == self._home
 
     def _make_one(self, owner: Hashable | None) -> str:
         """One more; with an owner, it is theirs."""
@@ -226,7 +227,12 @@ class Networks:
 
     def _make(self, name: str) -> None:
         labels = {LABEL_NETWORK: "egress", LABEL_HOME: self._home}
-        self._engine.make_network(name, labels, {BRIDGE_NAME: name, ISOLATED: "false"})
+        try:
+            self._engine.make_network(name, labels, {BRIDGE_NAME: name, ISOLATED: "false"})
+        except EngineRefusedError:
+            if not self._is_ours(name):
+                raise
+            return  # another thread was quicker, or a call before had no answer
         log.info("network %s is made", name)
 
     def _cannot(self, why: str) -> NetworkWaitError | NetworkError:

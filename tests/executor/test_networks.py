@@ -1,11 +1,13 @@
 """The pool of task networks on a real engine of its own: some of it uses all of its addresses."""
 
 import io
+import itertools
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -249,6 +251,71 @@ def test_an_engine_that_goes_away_leaves_nothing_reserved(
     engine.is_away = False
     assert pool.take("c").name == FIRST
     engine._api().close()
+
+
+class Deaf(DockerEngine):
+    """Makes a network, and its first answer is lost."""
+
+    is_away = True
+
+    def make_network(self, name: str, labels: dict[str, str], options: dict[str, str]) -> None:
+        super().make_network(name, labels, options)
+        if self.is_away:
+            self.is_away = False
+            raise EngineAwayError("gone")
+
+
+def test_one_whose_making_was_not_answered_is_used(
+    own: PrivateEngine, api: docker.APIClient
+) -> None:
+    engine = Deaf(own.host)
+    pool = Networks(engine, HOME, PREFIX, 8)
+    pool.hear(ALL)
+    with pytest.raises(EngineAwayError):
+        pool.take("a")
+    assert pool.take("a").name == FIRST
+    assert there(api) == [FIRST]
+    engine._api().close()
+
+
+class Second(DockerEngine):
+    """The first to ask it for a network is served when the second has asked for one, before him."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.asked = [threading.Event(), threading.Event()]
+        self.served = threading.Event()
+        self._calls = itertools.count()
+
+    def make_network(self, name: str, labels: dict[str, str], options: dict[str, str]) -> None:
+        call = next(self._calls)
+        self.asked[call].set()
+        (self.served if call else self.asked[1]).wait()
+        try:
+            super().make_network(name, labels, options)
+        finally:
+            self.served.set()
+
+
+def test_two_who_make_the_same_both_have_made_it(own: PrivateEngine, api: docker.APIClient) -> None:
+    engine = Second(own.host)
+    pool = Networks(engine, HOME, PREFIX, 8)
+    pool.hear(ALL)
+    with ThreadPoolExecutor(1) as thread:
+        ensured = thread.submit(pool.ensure)
+        engine.asked[0].wait()
+        assert pool.take("a").name == FIRST
+        ensured.result()
+    assert there(api) == [FIRST]
+    engine._api().close()
+
+
+def test_a_strangers_of_the_same_name_is_not_taken(
+    pool: Networks, api: docker.APIClient
+) -> None:
+    api.create_network(FIRST)
+    with pytest.raises(NetworkError, match="already exists"):
+        pool.take("a")
 
 
 def test_it_is_tried_again_after_a_while(door: DockerEngine, api: docker.APIClient) -> None:
