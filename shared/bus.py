@@ -5,7 +5,7 @@ thread. Threads poll it with `wait`, asyncio programs through a `LoopWatch`.
 """
 
 import fcntl
-import operator
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +31,7 @@ RECONNECT_MS = 20  # a restarted peer is heard again within milliseconds …
 RECONNECT_MAX_MS = 200  # … and one that stays away costs five tries a second
 LOCK_WAIT_S = 5.0  # an old holder that was just killed is gone by then
 LOCK_POLL_S = 0.05
+READABLE = int(zmq.POLLIN)  # to reckon with the enum itself costs more than the call
 MAX_SOCKET_PATH = 103  # 107 for a unix socket, less what zmq and the lock file add
 
 
@@ -97,16 +98,17 @@ class Inbox:
 
     def fresh(self, kind: type[M], now_s: float, source: str | None = None) -> M | None:
         """The newest synced message of `kind` that is not stale; None means no news."""
-        topic = str(kind.__struct_config__.tag)
-        found = (
-            message
-            for speaker, message in self.latest[topic].items()
-            if isinstance(message, kind)
-            and message.synced
-            and _is_fresh(message, now_s)
-            and source in (None, speaker)
-        )
-        return max(found, key=_at_s, default=None)
+        newest: M | None = None
+        for speaker, message in self.latest[str(kind.__struct_config__.tag)].items():
+            if (
+                isinstance(message, kind)
+                and message.synced
+                and _is_fresh(message, now_s)
+                and source in (None, speaker)
+                and (newest is None or message.at_s > newest.at_s)
+            ):
+                newest = message
+        return newest
 
     def all_fresh(self, kind: type[M], now_s: float) -> dict[str, M]:
         """Each source's newest message of `kind`, without the stale and the unsynced."""
@@ -118,17 +120,19 @@ class Inbox:
         }
 
 
-_at_s = operator.attrgetter("at_s")
+@functools.cache
+def _stale_after_s(topic: str) -> float:
+    return TOPICS[topic].stale_after_s
 
 
 def _is_fresh(message: Message, now_s: float) -> bool:
     """By the publisher's clock: a reader that slept finds old messages queued first."""
-    return now_s - message.at_s < TOPICS[message.topic].stale_after_s
+    return now_s - message.at_s < _stale_after_s(message.topic)
 
 
 def _has_news(socket: "zmq.Socket[bytes]") -> bool:
     """What poll(0) says, at a tenth of its cost."""
-    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(socket.get(zmq.EVENTS)) & READABLE)
 
 
 def settle_s(now_s: float) -> float:
@@ -152,6 +156,7 @@ class Bus:
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         self._looked_at_ns = 0
         self._filenos: tuple[int, ...] = ()
+        self._sources_by_fileno: dict[int, str] = {}
         self._watched: set[int] = set()  # beside the sockets
         if len(str(self._path)) > MAX_SOCKET_PATH:
             raise PathTooLongError(
@@ -187,8 +192,9 @@ class Bus:
             for source in self._sources(topic):
                 if source not in self._subscribers and source != self.name:
                     self._subscribers[source] = self._subscribe(source)
-        sockets = (self._publisher, *self._subscribers.values())
-        self._filenos = tuple(int(socket.fileno()) for socket in sockets)
+        filenos = {int(socket.fileno()): source for source, socket in self._subscribers.items()}
+        self._sources_by_fileno = filenos
+        self._filenos = (int(self._publisher.fileno()), *filenos)
 
     def _subscribe(self, source: str) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.SUB)
@@ -220,6 +226,7 @@ class Bus:
         frames = [message.topic.encode(), self.name.encode(), codec.encode(message)]
         self._last[message.topic] = frames
         self._publisher.send_multipart(frames)
+        self._replay_all()  # to send can hide a subscription from the descriptor
 
     def wait(self, timeout_s: float, descriptors: Iterable[int] = ()) -> set[int]:
         """Sleep until news, a readable descriptor, or the time; take all news.
@@ -248,10 +255,13 @@ class Bus:
             self._poller.register(descriptor, zmq.POLLIN)
         self._watched = descriptors
 
-    def drain(self) -> bool:
-        """Replay to new subscribers and take all that came; True if any STATE is newer."""
+    def drain(self, descriptor: int | None = None) -> bool:
+        """Replay to new subscribers and take all that came, or what woke this one of `filenos()`;
+        True if any STATE is newer."""
+        if descriptor in self._sources_by_fileno:
+            return self._take((self._sources_by_fileno[descriptor],))
         self._replay_all()
-        return self._take(self._subscribers)
+        return descriptor is None and self._take(self._subscribers)
 
     def _replay_all(self) -> None:
         for _ in range(MAX_DRAIN):
@@ -277,8 +287,8 @@ class Bus:
                 self._publisher.send_multipart(frames)
 
     def filenos(self) -> tuple[int, ...]:
-        """For an asyncio loop: readable means "call drain"; drain also after each publish,
-        since zmq's descriptors only signal an edge, and ask again after `connect_new`."""
+        """For an asyncio loop: readable means "drain it", to the end, since zmq's descriptors
+        only signal an edge; ask again after `connect_new`."""
         return self._filenos
 
     def close(self) -> None:
@@ -287,11 +297,8 @@ class Bus:
 
 
 class LoopWatch:
-    """Calls `on_news` in an asyncio loop when something came; what comes with the beats, once.
-
-    `on_news` must drain the bus. Whoever publishes must drain too: zmq's descriptors only signal
-    an edge.
-    """
+    """Takes what comes in an asyncio loop, and calls `on_news`; for what comes with the beats,
+    once."""
 
     def __init__(
         self, bus: Bus, loop: "asyncio.AbstractEventLoop", on_news: Callable[[], None]
@@ -304,15 +311,15 @@ class LoopWatch:
     def _watch(self) -> None:
         self._watched = self._bus.filenos()
         for descriptor in self._watched:
-            self._loop.add_reader(descriptor, self._on_readable)
+            self._loop.add_reader(descriptor, self._on_readable, descriptor)
 
     def _pause(self) -> None:
         for descriptor in self._watched:
             self._loop.remove_reader(descriptor)
         self._watched = ()
 
-    def _on_readable(self) -> None:
-        if not self.settle():
+    def _on_readable(self, descriptor: int) -> None:
+        if not self.settle() and self._bus.drain(descriptor):
             self._on_news()
 
     def settle(self) -> bool:
@@ -326,6 +333,7 @@ class LoopWatch:
 
     def _settled(self) -> None:
         self._watch()
+        self._bus.drain()
         self._on_news()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ One of the two tables that are the map of the program; the other is `supervisor.
 A new topic is one line here and one message class in `messages.py`.
 """
 
+import functools
 from dataclasses import dataclass
 
 MISSED_BEATS = 3  # a topic is stale after so many: one late wake-up is no outage
@@ -39,6 +40,7 @@ TOPICS = {
 }
 
 
+@functools.cache
 def owned_by(process: str) -> tuple[str, ...]:
     """The topics that `process` ("executor", "monitor@host") may publish."""
     role, _, instance = process.partition("@")

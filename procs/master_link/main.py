@@ -74,7 +74,7 @@ class Link:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; what has begun is finished."""
         loop = asyncio.get_running_loop()
-        self._watch = watch = LoopWatch(self._bus, loop, self._on_news)
+        self._watch = watch = LoopWatch(self._bus, loop, self._look)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._beats())]
@@ -123,19 +123,11 @@ class Link:
         while True:
             self._bus.connect_new()
             self._publish_want()
-            self._send_link()
+            self._publish_link()
             if not self._watch.settle():
-                self._on_news()
+                self._bus.drain()
+                self._look()
             await asyncio.sleep(service.next_beat_in_s(time.monotonic()))
-
-    def _drain(self) -> None:
-        """After each publish; what came meanwhile will not wake the loop again."""
-        if self._bus.drain():
-            asyncio.get_running_loop().call_soon(self._look)
-
-    def _on_news(self) -> None:
-        self._bus.drain()
-        self._look()
 
     def _look(self) -> None:
         """Take in what the others say, and act on the difference."""
@@ -167,7 +159,6 @@ class Link:
         self._publish_want()
         self.session.heartbeat_due.set()
         self.session.couriers_due.ring()
-        self._drain()
 
     def _publish_want(self) -> None:
         now_s = time.monotonic()
@@ -177,10 +168,6 @@ class Link:
         self._bus.publish(TaskWant(at_s=now_s, synced=self._synced, tasks=self._want))
 
     def _publish_link(self) -> None:
-        self._send_link()
-        self._drain()
-
-    def _send_link(self) -> None:
         now_s, progress = time.monotonic(), self.session.progress
         self._bus.publish(
             VpnWant(at_s=now_s, synced=progress.tunnel_known, tunnel=progress.tunnel)

@@ -50,10 +50,8 @@ class Hub:
         self._publish()
         self._tell()
 
-    def drain(self) -> None:
-        """The bus's descriptors are readable."""
-        if not self._bus.drain():
-            return
+    def hear(self) -> None:
+        """Something newer has come on the bus."""
         load = self._bus.inbox.fresh(HostLoad, time.monotonic())
         if load is not None:
             self._samples.add(load)
@@ -67,7 +65,6 @@ class Hub:
                 stopped_tasks=self._owner.stopped_tasks,
             )
         )
-        self.drain()  # a publish can hide an arrival from the descriptor
 
     def tasks(self) -> TaskState | None:
         return self._bus.inbox.fresh(TaskState, time.monotonic())

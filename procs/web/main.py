@@ -38,7 +38,7 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
     """Until `stop`. The page may be away (a port in use): the beat goes on."""
     loop = asyncio.get_running_loop()
     hub = Hub(context)
-    watch = LoopWatch(context.bus, loop, hub.drain)
+    watch = LoopWatch(context.bus, loop, hub.hear)
     settings = context.settings
     app = make_app(hub, core.access_for(settings.web_host, settings.web_token))
     workers = [
