@@ -154,14 +154,15 @@ class Courier:
                     await self._tell(status)
 
     async def _tell(self, status: Status) -> None:
+        await self._desk.records.saved(self._attempt)  # a life that begins after this one must
+        # not tell an earlier phase after a later one
         node_id, at = self._desk.standing.node_id, status.at_unix_s or time.time()
         wanted = await self._master.status(
             wire.status(node_id, self._key, status.phase, status.detail, at)
         )
         if self._attempt.phase_sent is not status.phase:
             self._attempt.phase_sent = status.phase
-            await self._desk.records.save(self._attempt)  # before the next: a life that begins
-            # between the two must not tell an earlier phase after a later one
+            self._desk.records.save_later(self._attempt)
         if not wanted:
             await self._desk.stop(
                 self._attempt, StopReason.CANCELLED, "the master does not want it any more"

@@ -314,14 +314,12 @@ class Desk:
             async with self._lock(attempt.key.task_id):
                 if attempt.redeliver:
                     return
-                submitted = await asyncio.to_thread(self.disk.stored_result, attempt.key)
-                if attempt.stage is Stage.HELD and submitted is None:
-                    # forgotten before its result: nobody will ask for it
-                    await asyncio.to_thread(self.disk.discard, attempt.key)
+                is_owed = attempt.stage is Stage.HELD
+                size_bytes = await asyncio.to_thread(self.disk.put_away, attempt.key, is_owed)
+                if size_bytes is None:
                     attempt.stage, attempt.delivered_unix_s = Stage.GONE, time.time()
                 else:
-                    attempt.size_bytes = await asyncio.to_thread(self.disk.keep, attempt.key)
-                    attempt.stage = Stage.KEPT
+                    attempt.stage, attempt.size_bytes = Stage.KEPT, size_bytes
                 self.records.save_later(attempt)  # a start puts right what a crash leaves
                 self._leave(attempt)
         except OSError as err:

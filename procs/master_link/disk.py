@@ -129,6 +129,13 @@ class Disk:
 
     # -------------------------------------------------------------- keeping
 
+    def put_away(self, key: TaskKey, is_owed: bool) -> int | None:
+        """Keep it, its size; None: forgotten before its result, nobody will ask for it."""
+        if is_owed and self.stored_result(key) is None:
+            self.discard(key)
+            return None
+        return self.keep(key)
+
     def keep(self, key: TaskKey) -> int:
         """Move a delivered attempt's directory to `kept/`; its size."""
         directory, kept = self.tasks / key.directory, self.kept / key.directory

@@ -39,7 +39,10 @@ class Bell:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait((waiter,), timeout=timeout_s)
+            if timeout_s is None:
+                await waiter
+            else:
+                await asyncio.wait((waiter,), timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
 

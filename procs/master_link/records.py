@@ -27,24 +27,50 @@ class Records:
         self._pool = ThreadPoolExecutor(1, "link.db")
         self._path = path
         self._later: dict[TaskKey, Attempt] = {}
+        self._writing: dict[asyncio.Future[None], tuple[Attempt, ...]] = {}
         self._flushing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         self.store = await self.run(Store.open, self._path)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._submit(call, *args, **kwargs)
+
+    def _submit(
+        self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: guarded(call, *args, **kwargs))
+        return loop.run_in_executor(self._pool, lambda: guarded(call, *args, **kwargs))
 
     async def save(self, *attempts: Attempt) -> None:
-        """Durable when this returns."""
+        """Durable when this returns; begun, it is finished whatever becomes of the caller."""
         for attempt in attempts:
             self._later.pop(attempt.key, None)
-        await self.run(self.store.save, [row_of(attempt) for attempt in attempts])
+        writing = self._submit(self.store.save, [row_of(attempt) for attempt in attempts])
+        self._writing[writing] = attempts
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    def _written(self, writing: asyncio.Future[None]) -> None:
+        attempts = self._writing.pop(writing)
+        if isinstance(writing.exception(), StoreFaultError):
+            self._later = {attempt.key: attempt for attempt in attempts} | self._later
+            self._flush_soon()
+
+    async def saved(self, attempt: Attempt) -> None:
+        """What was left for later of it is durable when this returns."""
+        if attempt.key in self._later:
+            await self.flush()
+        for writing, attempts in list(self._writing.items()):
+            if attempt in attempts:
+                await asyncio.shield(writing)
 
     def save_later(self, attempt: Attempt) -> None:
         """Soon; many at once. For what a crash may repeat."""
         self._later[attempt.key] = attempt
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_later())
 
@@ -59,12 +85,8 @@ class Records:
 
     async def flush(self) -> None:
         """What was left for later is durable when this returns."""
-        attempts, self._later = self._later, {}
-        try:
-            await self.save(*attempts.values())
-        except StoreFaultError:
-            self._later = attempts | self._later
-            raise
+        if self._later:
+            await self.save(*self._later.values())
 
     def unsaved(self, task_id: str) -> dict[TaskKey, Attempt]:
         """What is newer than the database's rows."""

@@ -18,6 +18,7 @@ from shared.taskdir import TaskKey, read_spec
 from tests.master_link.rig import Rig, request, rig, task_input
 
 KEY = TaskKey("t", 1)
+PHASE_SENT = "SELECT phase_sent FROM attempts"
 
 
 def test_a_task_is_reported_in_order_and_delivered_whole() -> None:
@@ -45,6 +46,27 @@ def test_a_task_is_reported_in_order_and_delivered_whole() -> None:
             kept = await r.kept(KEY)
             assert (kept / "result").read_bytes() == memory.results[KEY][0]
             await r.until(lambda: r.executor.held == {})
+
+    asyncio.run(scenario())
+
+
+def test_each_status_is_on_record_before_the_next_is_told() -> None:
+    """A life that begins in between tells none that comes before one that was told."""
+
+    async def scenario() -> None:
+        async with rig(runs=True) as r:
+            recorded: list[str] = []
+
+            def on_status(status: pb.TaskStatusRequest) -> None:
+                where = f"file:{r.home}/lib/link.db?mode=ro"
+                with contextlib.closing(sqlite3.connect(where, uri=True)) as database:
+                    recorded.extend(row[0] for row in database.execute(PHASE_SENT))
+
+            r.master.on_status = on_status
+            await r.assign(KEY)
+            await r.delivered(KEY)
+            assert r.master.memory.states(KEY) == ["PREPARING", "RUNNING", "COLLECTING"]
+            assert recorded == ["preparing", "running"]
 
     asyncio.run(scenario())
 
