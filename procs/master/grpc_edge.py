@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -58,9 +58,12 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _can_dial(endpoint: str) -> bool:
-    """Without TLS only our own machine is dialled; the channel serves any other node."""
-    return bool(endpoint) and is_loopback(endpoint)
+def is_wildcard(address: str) -> bool:
+    """It means every address of this machine, and names none."""
+    try:
+        return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_unspecified
+    except ValueError:
+        return False
 
 
 class Channel:
@@ -119,12 +122,21 @@ class Channel:
                 del self._waiting[key]
 
 
-class Workers:
-    """How each worker can be called."""
+class Dials(Protocol):
+    """Proves who dials, and knows when that has changed."""
 
-    def __init__(self) -> None:
+    @property
+    def version(self) -> int: ...
+    def channel_credentials(self) -> grpc.ChannelCredentials: ...
+
+
+class Workers:
+    """How each worker can be called. `identity` None: in plain text, on this machine alone."""
+
+    def __init__(self, identity: Dials | None = None) -> None:
+        self._identity = identity
         self._channels: dict[str, Channel] = {}
-        self._dialled: dict[str, grpc.aio.Channel] = {}
+        self._dialled: dict[tuple[str, str], tuple[int, grpc.aio.Channel]] = {}
 
     def opened(self, node_id: str, channel: Channel) -> None:
         """The node opened a channel; a newer one replaces the older."""
@@ -145,8 +157,8 @@ class Workers:
         self, node_id: str, endpoint: str, request: pb.TaskAssignmentRequest
     ) -> pb.TaskAssignmentResponse:
         """Ask the node to take an attempt."""
-        if _can_dial(endpoint):
-            call = self._stub(endpoint).AssignTask(request, timeout=CALL_TIMEOUT_S)
+        if self._can_dial(endpoint):
+            call = self._stub(node_id, endpoint).AssignTask(request, timeout=CALL_TIMEOUT_S)
             answer: pb.TaskAssignmentResponse | None = await self._answer(node_id, call)
             if answer is not None:
                 return answer
@@ -156,12 +168,18 @@ class Workers:
         self, node_id: str, endpoint: str, request: pb.TaskCancelRequest
     ) -> pb.TaskCancelResponse:
         """Ask the node to end an attempt."""
-        if _can_dial(endpoint):
-            call = self._stub(endpoint).CancelTask(request, timeout=CALL_TIMEOUT_S)
+        if self._can_dial(endpoint):
+            call = self._stub(node_id, endpoint).CancelTask(request, timeout=CALL_TIMEOUT_S)
             answer: pb.TaskCancelResponse | None = await self._answer(node_id, call)
             if answer is not None:
                 return answer
         return await self._channel(node_id).cancel(request)
+
+    def hang_up(self, node_id: str) -> None:
+        """End the channel that the node has open, if it has one."""
+        channel = self._channels.get(node_id)
+        if channel is not None:
+            channel.close()
 
     def close_channels(self) -> None:
         for channel in self._channels.values():
@@ -169,7 +187,7 @@ class Workers:
 
     async def close(self) -> None:
         self.close_channels()
-        for dialled in self._dialled.values():
+        for _, dialled in self._dialled.values():
             await dialled.close(0)
 
     def _channel(self, node_id: str) -> Channel:
@@ -187,7 +205,22 @@ class Workers:
         log.info("node %s does not answer at its address, asking by its channel", node_id)
         return None
 
-    def _stub(self, endpoint: str) -> pb_grpc.TaskServiceStub:
-        if endpoint not in self._dialled:
-            self._dialled[endpoint] = grpc.aio.insecure_channel(endpoint, options=DIAL_OPTIONS)
-        return pb_grpc.TaskServiceStub(self._dialled[endpoint])  # type: ignore[no-untyped-call]
+    def _can_dial(self, endpoint: str) -> bool:
+        """Without TLS only our own machine is dialled; the channel serves any other node."""
+        return bool(endpoint) and (self._identity is not None or is_loopback(endpoint))
+
+    def _stub(self, node_id: str, endpoint: str) -> pb_grpc.TaskServiceStub:
+        version = self._identity.version if self._identity is not None else 0
+        known = self._dialled.get((node_id, endpoint))
+        if known is None or known[0] != version:
+            known = (version, self._dial(node_id, endpoint))
+            self._dialled[node_id, endpoint] = known
+        return pb_grpc.TaskServiceStub(known[1])  # type: ignore[no-untyped-call]
+
+    def _dial(self, node_id: str, endpoint: str) -> grpc.aio.Channel:
+        """With TLS whoever answers must have the node's certificate."""
+        if self._identity is None:
+            return grpc.aio.insecure_channel(endpoint, options=DIAL_OPTIONS)
+        options = [*DIAL_OPTIONS, ("grpc.ssl_target_name_override", node_id)]
+        credentials = self._identity.channel_credentials()
+        return grpc.aio.secure_channel(endpoint, credentials, options=options)

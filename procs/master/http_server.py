@@ -1,10 +1,13 @@
-"""Discovery for workers, and the JSON API for clients. Loopback only, no browsers.
+"""Discovery for workers, and the JSON API for clients; no browsers.
+
+With TLS a client shows the admin token; with plain text it is on this machine, and shows nothing.
 
 An error is {"error": "one clear sentence"}. A log is followed as lines of JSON: records, the
 task as it changes, an empty line where nothing happens, and the ended task last.
 """
 
 import asyncio
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,17 +22,31 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from procs.master import bells, core, log_records, node_records, submission, task_records, views
+from procs.master import (
+    bells,
+    core,
+    joining,
+    log_records,
+    node_records,
+    submission,
+    task_records,
+    views,
+)
+from procs.master.admin_api import AdminApi
 from procs.master.bells import Bells
 from procs.master.core import AttemptPhase
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
 from procs.master.files import DigestMismatch, Files
 from procs.master.grpc_edge import Workers
+from procs.master.identity import Identity
 from procs.master.submission import SubmissionError
 from procs.master.task_records import Key
+from shared.master_http import DISCOVERY
 from shared.pb import hivemind_pb2 as pb
 
+VPN_PUBLIC_KEY = "/api/v1/vpn/public-key"
+PUBLIC = frozenset({DISCOVERY, VPN_PUBLIC_KEY})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 QUIET_S = 2.0  # a follower hears at least an empty line this often
 BODY_BYTES = 32 * 2**20  # of a submission: what is over it cannot be a task of 12 MiB
@@ -49,10 +66,14 @@ class Api:
     workers: Workers
     dispatcher: Dispatcher
     bells: Bells
-    grpc_address: str
+    identity: Identity | None
+    addresses: dict[str, str]  # grpc and, with TLS, join, as workers reach them
 
     async def discovery(self, _: Request) -> Response:
-        return JSONResponse({"grpc": self.grpc_address})
+        document = dict(self.addresses)
+        if self.identity is not None:
+            document["certificate_authority"] = self.identity.bundle
+        return JSONResponse(document)
 
     async def vpn_public_key(self, _: Request) -> Response:
         return _error(404, "this master has no VPN")
@@ -137,7 +158,8 @@ class Api:
             views.node(row, report, given, self.workers.has_channel(row["node_id"]))
             for row, report, given in found
         ]
-        return JSONResponse({"nodes": view})
+        waiting = [views.applicant(row) for row in await self.database.run(joining.applicants)]
+        return JSONResponse({"nodes": view + waiting})
 
     async def desire(self, request: Request) -> Response:
         """Ask a node to be ready, draining or paused: it hears with its next heartbeat."""
@@ -204,11 +226,11 @@ class Api:
                 yield b"\n"
 
 
-def make_app(api: Api) -> ASGIApp:
+def make_app(api: Api, admin: AdminApi) -> ASGIApp:
     """The application, behind the check of who calls."""
     routes = [
-        Route("/.well-known/hivemind", api.discovery),
-        Route("/api/v1/vpn/public-key", api.vpn_public_key),
+        Route(DISCOVERY, api.discovery),
+        Route(VPN_PUBLIC_KEY, api.vpn_public_key),
         Route("/api/v1/inputs/{sha256}", api.input_known, methods=["HEAD"]),
         Route("/api/v1/inputs/{sha256}", api.put_input, methods=["PUT"]),
         Route("/api/v1/tasks", api.tasks),
@@ -219,32 +241,49 @@ def make_app(api: Api) -> ASGIApp:
         Route("/api/v1/tasks/{task_id}/output", api.output),
         Route("/api/v1/nodes", api.nodes),
         Route("/api/v1/nodes/{node_id}/desired-state", api.desire, methods=["PUT"]),
+        Route("/api/v1/nodes/{node_id}/approve", admin.approve, methods=["POST"]),
+        Route("/api/v1/nodes/{node_id}/revoke", admin.revoke, methods=["POST"]),
+        Route("/api/v1/tokens", admin.create_token, methods=["POST"]),
+        Route("/api/v1/authority", admin.authority),
+        Route("/api/v1/authority/rotate", admin.rotate, methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-    return _Doorkeeper(app)
+    return _Doorkeeper(app, api.identity)
 
 
 class _Doorkeeper:
-    """Turns browsers away: a page of any site can send them here, a rebound name too."""
+    """Turns away browsers, whom a page of any site can send here, a rebound name too; and, with
+    TLS, who has not the admin token."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, identity: Identity | None) -> None:
+        self._app, self._identity = app, identity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (text := _objection(Request(scope))):
-            await _error(403, text)(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            refused = self._refusal(Request(scope))
+            if refused is not None:
+                await refused(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
+    def _refusal(self, request: Request) -> Response | None:
+        if "origin" in request.headers or "sec-fetch-site" in request.headers:
+            return _error(403, "this API is not for browsers")
+        if self._identity is not None:
+            open_to_all = request.url.path in PUBLIC
+            if open_to_all or _shows(request, self._identity.admin_token):
+                return None
+            return _error(401, "show this master's admin token: hivemind --help says how")
+        host = request.headers.get("host", "")
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if name not in LOOPBACK_NAMES:
+            return _error(403, f"the Host header names {host!r}: only a loopback name is served")
+        return None
 
-def _objection(request: Request) -> str:
-    if "origin" in request.headers or "sec-fetch-site" in request.headers:
-        return "this API is not for browsers"
-    host = request.headers.get("host", "")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name not in LOOPBACK_NAMES:
-        return f"the Host header names {host!r}: only a loopback name is served"
-    return ""
+
+def _shows(request: Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
 
 
 async def _http_error(_: Request, err: Exception) -> Response:

@@ -5,23 +5,30 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from procs.master import core, housekeeping
+from procs.master import core, housekeeping, joining
+from procs.master.admin_api import AdminApi
 from procs.master.bells import Bells
 from procs.master.database import Database, open_database
 from procs.master.dispatcher import Dispatcher
 from procs.master.files import Files
+from procs.master.gate import Gate
 from procs.master.grpc_edge import SERVER_OPTIONS, Workers
 from procs.master.http_server import Api, make_app
+from procs.master.identity import Identity
+from procs.master.joining import WithoutToken
 from procs.master.node_server import NodeServer
+from procs.master.registration import Registration, join_handler
 from procs.master.task_server import TaskServer
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
@@ -30,6 +37,7 @@ log = logging.getLogger("master")
 
 SERVICES = [s.full_name for s in pb.DESCRIPTOR.services_by_name.values()]
 STOP_GRACE_S = 1.0
+REFRESH_EVERY_S = 3600.0  # a certificate lives for weeks
 
 
 class AddressError(Exception):
@@ -38,13 +46,19 @@ class AddressError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to listen, where to keep, whom to trust."""
+    """Where to listen, where to keep, whom to trust. `host`: what workers are told instead of the
+    host in `listen` and `join`; `join` is used with TLS alone."""
 
     listen: str
     http: str
     data: Path
     trust_level: int = 0
     lost_after_s: float = core.LOST_AFTER_S
+    tls: bool = False
+    join: str = "127.0.0.1:0"
+    host: str = ""
+    without_token: WithoutToken = WithoutToken.APPROVE
+    clock: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,8 @@ class Addresses:
     grpc: str
     http: str
     loop: asyncio.Task[None]
+    join: str = ""
+    admin_token_file: Path | None = None
 
 
 class _Http(uvicorn.Server):
@@ -83,24 +99,35 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
 async def _serving(
     settings: Settings, database: Database, files: Files
 ) -> AsyncIterator[Addresses]:
-    workers, bells = Workers(), Bells()
+    identity = None
+    if settings.tls:
+        identity = await asyncio.to_thread(Identity, settings.data, settings.clock)
+    gate = Gate(tls=settings.tls, clock=settings.clock)
+    gate.revoked = await database.run(joining.revoked)
+    workers, bells = Workers(identity), Bells()
     dispatcher = Dispatcher(database, files, workers, bells, settings.lost_after_s)
-    nodes = NodeServer(database, workers, dispatcher, settings.trust_level)
-    tasks = TaskServer(database, files, dispatcher, bells)
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    grpc_address = await _start_grpc(server, settings.listen, nodes, tasks)
-    api = Api(database, files, workers, dispatcher, bells, grpc_address)
-    loop = asyncio.create_task(_run(dispatcher, housekeeping.run(database, files)))
-    try:
-        async with _http(settings.http, api) as http_address:
-            yield Addresses(grpc_address, f"http://{http_address}", loop)
-    finally:
-        workers.close_channels()
-        await server.stop(STOP_GRACE_S)
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
-        await dispatcher.close()
-        await workers.close()
+    registration = Registration(
+        database, dispatcher, gate, identity, settings.trust_level, settings.without_token
+    )
+    nodes = NodeServer(database, workers, dispatcher, gate, registration)
+    tasks = TaskServer(database, files, dispatcher, bells, gate)
+    join = join_handler(registration)
+    async with _grpc_servers(settings, identity, nodes, tasks, join) as told:
+        admin = AdminApi(database, workers, gate, identity, settings.trust_level)
+        api = Api(database, files, workers, dispatcher, bells, identity, told)
+        loop = asyncio.create_task(
+            _run(dispatcher.run(), housekeeping.run(database, files), _refresh(identity))
+        )
+        try:
+            async with _http(settings.http, api, admin) as url:
+                file = identity.admin_token_file if identity is not None else None
+                yield Addresses(told["grpc"], url, loop, told.get("join", ""), file)
+        finally:
+            workers.close_channels()
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+    await dispatcher.close()
+    await workers.close()
 
 
 async def serve(settings: Settings) -> None:
@@ -109,7 +136,10 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings) as addresses:
-        print(f"hivemind-master ready grpc={addresses.grpc} http={addresses.http}", flush=True)
+        ready = f"hivemind-master ready grpc={addresses.grpc} http={addresses.http}"
+        if addresses.join:
+            ready += f" join={addresses.join} admin={addresses.admin_token_file}"
+        print(ready, flush=True)
         told = asyncio.create_task(stop.wait())
         await asyncio.wait({told, addresses.loop}, return_when=asyncio.FIRST_COMPLETED)
         told.cancel()
@@ -118,37 +148,82 @@ async def serve(settings: Settings) -> None:
             addresses.loop.result()  # raises what ended it: whoever started us starts us again
 
 
-async def _run(dispatcher: Dispatcher, tidying: Coroutine[None, None, None]) -> None:
-    """Both, until one fails."""
+async def _run(*loops: Coroutine[None, None, None]) -> None:
+    """All of them, until one fails."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(dispatcher.run())
-        group.create_task(tidying)
+        for loop in loops:
+            group.create_task(loop)
 
 
-async def _start_grpc(
-    server: grpc.aio.Server, listen: str, nodes: NodeServer, tasks: TaskServer
-) -> str:
-    pb_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]
-    pb_grpc.add_TaskServiceServicer_to_server(tasks, server)  # type: ignore[no-untyped-call]
+async def _refresh(identity: Identity | None) -> None:
+    """The master's own certificate is renewed, and a change of its authority ended, in time."""
+    while identity is not None:
+        await asyncio.sleep(REFRESH_EVERY_S)
+        await asyncio.to_thread(identity.refresh)
+
+
+@contextlib.asynccontextmanager
+async def _grpc_servers(
+    settings: Settings,
+    identity: Identity | None,
+    nodes: NodeServer,
+    tasks: TaskServer,
+    join: "grpc.GenericRpcHandler[Any, Any]",
+) -> AsyncIterator[dict[str, str]]:
+    """What the discovery document says of the addresses."""
+    servers = []
+    try:
+        servers.append(server := grpc.aio.server(options=SERVER_OPTIONS))
+        pb_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_TaskServiceServicer_to_server(tasks, server)  # type: ignore[no-untyped-call]
+        await _add_checks(server)
+        credentials = identity.server_credentials(client_certificate=True) if identity else None
+        told = {"grpc": await _start(server, settings.listen, settings.host, credentials)}
+        if identity is not None:
+            servers.append(server := grpc.aio.server(options=SERVER_OPTIONS))
+            server.add_generic_rpc_handlers((join,))
+            credentials = identity.server_credentials(client_certificate=False)
+            told["join"] = await _start(server, settings.join, settings.host, credentials)
+        yield told
+    finally:
+        for server in servers:
+            await server.stop(STOP_GRACE_S)
+
+
+async def _add_checks(server: grpc.aio.Server) -> None:
+    """The standard services: health, reflection."""
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
+    for name in ("", *SERVICES):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _start(
+    server: grpc.aio.Server, listen: str, host: str, credentials: grpc.ServerCredentials | None
+) -> str:
+    """The address by which workers reach it."""
     try:
-        port = server.add_insecure_port(listen)
+        if credentials is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, credentials)
     except RuntimeError as err:
         raise AddressError(f"cannot listen on {listen}") from err
     await server.start()
-    for name in ("", *SERVICES):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return f"{listen.rpartition(':')[0]}:{port}"
+    return f"{host or listen.rpartition(':')[0]}:{port}"
 
 
 @contextlib.asynccontextmanager
-async def _http(listen: str, api: Api) -> AsyncIterator[str]:
+async def _http(listen: str, api: Api, admin: AdminApi) -> AsyncIterator[str]:
+    """The URL."""
     sock = _bind(listen)
+    identity = api.identity
+    context = await asyncio.to_thread(identity.https_context) if identity else None
     config = uvicorn.Config(
-        make_app(api),
+        make_app(api, admin),
+        ssl_context_factory=(lambda *_: context) if context else None,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -157,7 +232,8 @@ async def _http(listen: str, api: Api) -> AsyncIterator[str]:
     server = _Http(config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
-        yield f"{listen.rpartition(':')[0]}:{sock.getsockname()[1]}"
+        host, port = listen.rpartition(":")[0], sock.getsockname()[1]
+        yield f"{'https' if context else 'http'}://{host}:{port}"
     finally:
         server.should_exit = True
         await serving

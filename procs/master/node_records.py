@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from procs.master import core, task_records
+from procs.master.joining import Place
 from procs.master.tables import NODES, REPORTS
 from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
@@ -35,20 +36,22 @@ def nodes(connection: sa.Connection) -> list[Row]:
 def register(
     connection: sa.Connection,
     request: pb.NodeRegistrationRequest,
-    trust_level: int,
+    place: Place,
     now_unix_s: float,
 ) -> Row:
     """A new node, or a known one with what is new about it. It keeps its id."""
-    node_id = request.node_id or f"node-{uuid.uuid4().hex[:16]}"
+    node_id = place.node_id or f"node-{uuid.uuid4().hex[:16]}"
     values = {
         "name": request.node_name,
         "task_endpoint": request.task_endpoint,
         "worker_version": request.worker_version,
         "inventory": request.inventory.SerializeToString(),
-        "trust_level": trust_level,
+        "trust_level": place.trust_level,
         "heard_unix_s": now_unix_s,
         "lost": False,
     }
+    if place.key_sha256:
+        values |= {"key_sha256": place.key_sha256, "token_sha256": place.token_sha256}
     if node(connection, node_id) is not None:
         connection.execute(NODES.update().where(NODES.c.node_id == node_id).values(**values))
     else:
@@ -142,7 +145,7 @@ def for_placement(
     return [
         _placeable(row, tuple(given.get(row["node_id"], ())), row["node_id"] not in put_off)
         for row in rows
-        if not row["lost"]
+        if not row["lost"] and not row["revoked"]
     ]
 
 

@@ -1,26 +1,24 @@
 """NodeService on the master's side: who is there, what it holds, and its channel."""
 
 import logging
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import NoReturn, TypeAlias
 
 import grpc
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 from google.protobuf.message import DecodeError
 
-from procs.master import core, node_records
+from procs.master import node_records
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
+from procs.master.gate import Gate
 from procs.master.grpc_edge import Channel, Workers
+from procs.master.registration import Registration
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 
 log = logging.getLogger("master")
-
-PROTOCOL_VERSION = 1
-NODE_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,64}")
 
 ChannelContext: TypeAlias = grpc.aio.ServicerContext[pb.NodeMessage, pb.MasterMessage]
 
@@ -29,40 +27,30 @@ class NodeServer(pb_grpc.NodeServiceServicer):
     """What nodes call."""
 
     def __init__(
-        self, database: Database, workers: Workers, dispatcher: Dispatcher, trust_level: int
+        self,
+        database: Database,
+        workers: Workers,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        registration: Registration,
     ) -> None:
         self._database, self._workers = database, workers
         self._dispatcher = dispatcher
-        self._trust_level = trust_level
+        self._gate, self._registration = gate, registration
 
     async def RegisterNode(
         self,
         request: pb.NodeRegistrationRequest,
         context: grpc.aio.ServicerContext[pb.NodeRegistrationRequest, pb.NodeRegistrationResponse],
     ) -> pb.NodeRegistrationResponse:
-        reason = _objection(request)
-        if reason:
-            log.warning("node %r is refused: %s", request.node_name, reason)
-            return pb.NodeRegistrationResponse(accepted=False, reason=reason)
-        row = await self._database.run(
-            node_records.register, request, self._trust_level, time.time()
-        )
-        self._dispatcher.heard(row["node_id"])
-        self._dispatcher.wake()
-        log.info("node %s (%r) is registered", row["node_id"], request.node_name)
-        return pb.NodeRegistrationResponse(
-            accepted=True,
-            node_id=row["node_id"],
-            trust_level=row["trust_level"],
-            heartbeat_interval=_duration(core.HEARTBEAT_INTERVAL_S),
-            report_interval=_duration(core.REPORT_INTERVAL_S),
-        )
+        return await self._registration.at_grpc(request, context)
 
     async def Heartbeat(
         self,
         request: pb.HeartbeatRequest,
         context: grpc.aio.ServicerContext[pb.HeartbeatRequest, pb.HeartbeatResponse],
     ) -> pb.HeartbeatResponse:
+        await self._gate.check(context, request.node_id)
         return await self._beat(request, self._workers.has_channel(request.node_id))
 
     async def ReportNodeStatus(
@@ -70,6 +58,7 @@ class NodeServer(pb_grpc.NodeServiceServicer):
         request: pb.NodeStatusRequest,
         context: grpc.aio.ServicerContext[pb.NodeStatusRequest, pb.NodeStatusResponse],
     ) -> pb.NodeStatusResponse:
+        await self._gate.check(context, request.node_id)
         row = await self._database.run(node_records.report, request)
         if row is None:
             return pb.NodeStatusResponse(accepted=False)
@@ -86,6 +75,7 @@ class NodeServer(pb_grpc.NodeServiceServicer):
         first = await _next_message(context)
         if first is None or first.WhichOneof("body") != "hello":
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "hello comes first")
+        await self._gate.check(context, first.hello.node_id)
         hello = await self._beat(first.hello, True)
         yield pb.MasterMessage(hello=hello)
         if hello.reregister:
@@ -140,20 +130,3 @@ async def _next_message(context: ChannelContext) -> pb.NodeMessage | None:
 async def _abort(context: ChannelContext, code: grpc.StatusCode, details: str) -> NoReturn:
     await context.abort(code, details)
     raise AssertionError("abort always raises")
-
-
-def _objection(request: pb.NodeRegistrationRequest) -> str:
-    """Why this node cannot join; empty: it can."""
-    if request.protocol_version != PROTOCOL_VERSION:
-        return f"protocol_version is {request.protocol_version}, this master speaks 1"
-    if request.join_token:
-        return "this master has given out no join token; join without one"
-    if request.node_id and not NODE_ID.fullmatch(request.node_id):
-        return "node_id: 1 to 64 of A-Z, a-z, 0-9, _ . - and not only dots"
-    return ""
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

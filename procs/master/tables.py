@@ -25,6 +25,33 @@ NODES = sa.Table(
     sa.Column("desired_state", sa.Integer, nullable=False),  # NodeState
     sa.Column("lost", sa.Boolean, nullable=False),
     sa.Column("reward_total", sa.BigInteger, nullable=False),
+    sa.Column("key_sha256", sa.String(64), nullable=False, server_default=""),  # "": plain text
+    sa.Column("token_sha256", sa.String(64), nullable=False, server_default=""),  # that let it in
+    sa.Column("revoked", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("nodes_by_key", "key_sha256"),
+)
+
+TOKENS = sa.Table(
+    "tokens",  # of each only a digest of its secret
+    METADATA,
+    sa.Column("secret_sha256", sa.String(64), primary_key=True),
+    sa.Column("created_unix_s", sa.Float, nullable=False),
+    sa.Column("expires_unix_s", sa.Float, nullable=False),
+    sa.Column("uses", sa.Integer, nullable=False),
+    sa.Column("used", sa.Integer, nullable=False),
+    sa.Column("trust_level", sa.Integer, nullable=False),
+)
+
+APPLICANTS = sa.Table(
+    "applicants",  # nodes without a token that wait for approval, or have just got it
+    METADATA,
+    sa.Column("node_id", sa.String(64), primary_key=True),
+    sa.Column("key_sha256", sa.String(64), nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("asked_unix_s", sa.Float, nullable=False),
+    sa.Column("heard_unix_s", sa.Float, nullable=False),
+    sa.Column("approved_unix_s", sa.Float),
+    sa.Column("trust_level", sa.Integer, nullable=False),
 )
 
 REPORTS = sa.Table(

@@ -302,6 +302,12 @@ def finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s:
         _end(connection, request.task_id, request.state, request.error, now_unix_s)
 
 
+def may_speak_of(connection: sa.Connection, key: Key, node_id: str) -> bool:
+    """Whether the attempt is this node's, or nobody's that is known here."""
+    row = attempt(connection, key)
+    return row is None or row["node_id"] == node_id
+
+
 def check_holder(row: Row, node_id: str) -> None:
     if row["node_id"] != node_id:
         raise NotYours(f"node {node_id} does not hold {row['task_id']}.{row['attempt']}")

@@ -18,6 +18,7 @@ from procs.master.bells import Bells
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
 from procs.master.files import Files, Output
+from procs.master.gate import Caller, Gate, deny
 from procs.master.task_records import Key, NotYours
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
@@ -37,10 +38,10 @@ class TaskServer(pb_grpc.TaskServiceServicer):
     """What nodes call. AssignTask and CancelTask are the worker's to serve."""
 
     def __init__(
-        self, database: Database, files: Files, dispatcher: Dispatcher, bells: Bells
+        self, database: Database, files: Files, dispatcher: Dispatcher, bells: Bells, gate: Gate
     ) -> None:
         self._database, self._files = database, files
-        self._dispatcher, self._bells = dispatcher, bells
+        self._dispatcher, self._bells, self._gate = dispatcher, bells, gate
 
     async def AssignTask(
         self, request: pb.TaskAssignmentRequest, context: Context
@@ -55,6 +56,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
     async def ReportTaskStatus(
         self, request: pb.TaskStatusRequest, context: Context
     ) -> pb.TaskStatusResponse:
+        await self._gate.check(context, request.node_id)
         try:
             wanted = await self._database.run(task_records.status, request)
         except NotYours as err:
@@ -66,7 +68,10 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, chunks: AsyncIterator[pb.TaskLogChunk], context: Context
     ) -> AsyncIterator[pb.TaskLogAck]:
         """One acknowledgement for each chunk, of what is stored; many tasks on one stream."""
+        caller = await self._gate.caller(context)
+        proven: set[Key] = set()
         async for chunk in chunks:
+            await self._check_holder(context, caller, Key(chunk.task_id, chunk.attempt), proven)
             next_sequence = await self._database.run(log_records.append, chunk)
             self._bells.ring(chunk.task_id)
             yield pb.TaskLogAck(
@@ -77,6 +82,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, request: pb.TaskInputRequest, context: Context
     ) -> AsyncIterator[pb.TaskInputChunk]:
         key = Key(request.task_id, request.attempt)
+        await self._check_holder(context, await self._gate.caller(context), key)
         sha256 = await self._database.run(_input_sha256, key, request.path)
         offset = request.offset
         while True:
@@ -93,6 +99,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, request: pb.TaskOutputQuery, context: Context
     ) -> pb.TaskOutputReceipt:
         key = Key(request.task_id, request.attempt)
+        await self._check_holder(context, await self._gate.caller(context), key)
         if await self._database.run(task_records.wanted, key) is None:
             return pb.TaskOutputReceipt(complete=True)
         await _check_digest(request.sha256, context)
@@ -107,6 +114,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         async for chunk in chunks:
             if output is None:
                 key = Key(chunk.task_id, chunk.attempt)
+                await self._check_holder(context, await self._gate.caller(context), key)
                 spec = await self._database.run(_spec_of_wanted, key)
                 if spec is None:
                     return pb.TaskOutputReceipt(complete=True)
@@ -126,6 +134,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, request: pb.TaskResultRequest, context: Context
     ) -> pb.TaskResultResponse:
         """Acknowledged once it is stored, with its whole log and output."""
+        await self._gate.check(context, request.node_id)
         key = Key(request.task_id, request.attempt)
         output = request.output.sha256
         if output:
@@ -138,6 +147,20 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         except NotYours as err:
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, str(err))
         return pb.TaskResultResponse(acknowledged=stored)
+
+    async def _check_holder(
+        self, context: Context, caller: Caller | None, key: Key, proven: set[Key] | None = None
+    ) -> None:
+        """For messages that name no node: it must hold the attempt. `proven`: of this stream."""
+        if caller is None:
+            return
+        await self._gate.check_revoked(context, caller.node_id)
+        if proven is not None and key in proven:
+            return
+        if not await self._database.run(task_records.may_speak_of, key, caller.node_id):
+            await deny(context, f"{caller.node_id} does not hold {key}")
+        if proven is not None:
+            proven.add(key)
 
     async def _keep(self, request: pb.TaskResultRequest) -> bool:
         stored = await self._database.run(_finish, request, time.time())

@@ -55,6 +55,8 @@ def spec(request: pb.TaskAssignmentRequest) -> dict[str, Any]:
 
 def node(row: Row, report: bytes | None, given: int, channel_open: bool) -> dict[str, Any]:
     state = "lost" if row["lost"] else _name(pb.NodeState, row["state"], "NODE_STATE_")
+    if row["revoked"]:
+        state = "revoked"
     return {
         "node_id": row["node_id"],
         "name": row["name"],
@@ -68,6 +70,24 @@ def node(row: Row, report: bytes | None, given: int, channel_open: bool) -> dict
         "heard_unix_s": row["heard_unix_s"],
         "inventory": _json(pb.NodeInventory.FromString(row["inventory"])),
         "report": _json(pb.NodeStatusRequest.FromString(report)) if report else None,
+    }
+
+
+def applicant(row: Row) -> dict[str, Any]:
+    """A node that waits for approval, with the fields of one that is here."""
+    return {
+        "node_id": row["node_id"],
+        "name": row["name"],
+        "state": "waiting for approval",
+        "trust_level": 0,
+        "task_endpoint": "",
+        "channel_open": False,
+        "tasks": 0,
+        "reward_total": 0,
+        "worker_version": "",
+        "heard_unix_s": row["heard_unix_s"],
+        "inventory": {},
+        "report": None,
     }
 
 

@@ -1,68 +1,123 @@
-"""Where the master's gRPC is: the discovery document. Blocks: call in a thread.
+"""Where the master's gRPC is, and which authority it has: the discovery document, proven.
 
-This version speaks plain text, so to a loopback master only.
+Blocks: call in a thread. Over https the document is believed only if the stored authority, the
+join token's digest, or the machine's trust store says so; over http only on loopback.
 """
 
-import http.client
 import json
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from shared.join_token import Token, certificates, digest_of, with_digest
+from shared.master_http import (
+    CLOCK_TOLERANCE_S,
+    DISCOVERY,
+    Answer,
+    MasterHttpError,
+    UntrustedError,
+    clock_words,
+    get,
+    get_unverified,
+)
 from shared.settings import is_loopback, split_address
 
-PATH = "/.well-known/hivemind"
-TIMEOUT_S = 10.0
-MAX_BYTES = 2**20
 
-
-class DiscoveryError(Exception):
-    """The document can't be had or can't be used; the text says why, for the owner."""
-
-
-class NoTlsError(DiscoveryError):
-    """The URL asks for TLS, which this version has not."""
+class DocumentError(MasterHttpError):
+    """The document can't be used; the text says why, for the owner."""
 
 
 @dataclass(frozen=True)
 class Discovered:
-    """What the document says, as far as it is used."""
+    """What the document says, as far as it is used. `authority` is empty with plain text.
+
+    `ahead_s`: this machine's clock against the master's.
+    """
 
     grpc: str
     join: str
+    authority: str = ""
+    ahead_s: float = 0.0
 
 
-def discover(url: str) -> Discovered:
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
-        raise NoTlsError(
-            f"{url}: this version speaks plain text to a loopback master only (http://127.0.0.1:…)"
+def discover(url: str, authority: str, token: Token | None) -> Discovered:
+    """By the stored authority, else by the token's digest, else by the machine's trust store."""
+    if not url.startswith("https:"):
+        return _plain(url)
+    if not authority:
+        return _by_token(url, token) if token else _first_use(url)
+    try:
+        return _known(url, authority)
+    except UntrustedError:
+        if token is None or with_digest(authority, [token.digest]):
+            raise
+        return _by_token(url, token)  # the owner's newer word: this is another master
+
+
+def _plain(url: str) -> Discovered:
+    found = _read(get(url, DISCOVERY), url)
+    for address in (found.grpc, found.join):
+        if not is_loopback(split_address(address)[0]):
+            raise DocumentError(f"{url}: {address} is not a loopback address, as the URL's is")
+    return Discovered(found.grpc, found.join)
+
+
+def _known(url: str, authority: str) -> Discovered:
+    """What is trusted changes by registration alone, never by this document."""
+    found = _read(get(url, DISCOVERY, authority), url)
+    if not with_digest(found.authority, map(digest_of, certificates(authority))):
+        raise UntrustedError(
+            f"{url}: it names another authority, {_digests(found.authority)}, than the one that"
+            f" this node has joined, {_digests(authority)}"
         )
-    return _read(_fetch(parts.hostname or "", parts.port or 80, parts.path.rstrip("/") + PATH), url)
+    return Discovered(found.grpc, found.join, authority, found.ahead_s)
 
 
-def _fetch(host: str, port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+def _by_token(url: str, token: Token) -> Discovered:
+    """Unverified first, for the authority alone; what is used is the second copy, verified."""
+    first = _read(get_unverified(url, DISCOVERY), url)
+    matching = with_digest(first.authority, [token.digest])
+    if not matching:
+        raise UntrustedError(
+            f"{url}: its authority is {_digests(first.authority)}, and the join token is for"
+            f" {token.digest}: this is not the master that gave the token"
+        )
+    if abs(first.ahead_s) > CLOCK_TOLERANCE_S:
+        raise UntrustedError(clock_words(first.ahead_s))
+    answer = get(url, DISCOVERY, matching[0])
+    found = _read(answer, url)
+    if not with_digest(found.authority, [token.digest]):
+        raise UntrustedError(f"{url}: it names another authority when it is asked again")
+    authority = found.authority if answer.by_authority else matching[0]
+    return Discovered(found.grpc, found.join, authority, found.ahead_s)
+
+
+def _first_use(url: str) -> Discovered:
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:  # a redirect too: it is followed nowhere
-            raise DiscoveryError(f"http://{host}:{port}{path} answers {response.status}")
-        return response.read(MAX_BYTES)
-    except (OSError, http.client.HTTPException) as err:
-        raise DiscoveryError(f"http://{host}:{port}{path}: {err}") from err
-    finally:
-        connection.close()
+        found = _read(get(url, DISCOVERY), url)
+    except UntrustedError as err:
+        hint = "set MASTER_JOIN_TOKEN, or have the master's address certified publicly"
+        raise UntrustedError(f"{err}; {hint}") from err
+    if not found.authority:
+        raise DocumentError(f"{url}{DISCOVERY} names no certificate_authority")
+    return found
 
 
-def _read(raw: bytes, url: str) -> Discovered:
+def _digests(authority: str) -> str:
+    return " and ".join(map(digest_of, certificates(authority))) or "none"
+
+
+def _read(answer: Answer, url: str) -> Discovered:
     try:
-        document = json.loads(raw)
+        document = json.loads(answer.body)
         grpc = document["grpc"]
-        addresses = Discovered(grpc, document.get("join", grpc))
-        for address in (addresses.grpc, addresses.join):
-            host, _ = split_address(address)
-            if not is_loopback(host):
-                raise ValueError(f"{address} is not a loopback address, as {url} is")
+        found = Discovered(
+            grpc,
+            document.get("join", grpc),
+            "".join(certificates(document.get("certificate_authority", ""))),
+            answer.ahead_s or 0.0,
+        )
+        for address in (found.grpc, found.join):
+            split_address(address)
+        _digests(found.authority)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise DiscoveryError(f"{url}{PATH} is not a discovery document: {err!r}") from err
-    return addresses
+        raise DocumentError(f"{url}{DISCOVERY} is not a discovery document: {err!r}") from err
+    return found

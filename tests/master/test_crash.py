@@ -146,8 +146,9 @@ def test_the_master_ends_when_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        pytest.param(("--listen", "0.0.0.0:50051"), "only a loopback address", id="all addresses"),
-        pytest.param(("--http", "192.0.2.1:80"), "only a loopback address", id="another machine"),
+        pytest.param(("--listen", "0.0.0.0:50051"), "--host is needed", id="all addresses"),
+        pytest.param(("--http", "192.0.2.1:80"), "cannot listen on 192.0.2.1", id="not of ours"),
+        pytest.param(("--join", "127.0.0.1:1"), "nodes join at --listen", id="join without TLS"),
         pytest.param(("--listen", "localhost"), "it must be HOST:PORT", id="no port"),
         pytest.param(("--http", "localhost:70000"), "it must be HOST:PORT", id="no such port"),
         pytest.param(("--data", "/proc/nothing"), "cannot use /proc/nothing", id="no directory"),

@@ -10,6 +10,7 @@ from procs.master.core import Demand
 from procs.master.database import open_database
 from procs.master.files import Files
 from procs.master.housekeeping import REPORTS_S, UNUSED_S, tidy
+from procs.master.joining import Place
 from procs.master.tables import REPORTS
 from shared.pb import hivemind_pb2 as pb
 
@@ -35,7 +36,7 @@ async def scenario(directory: Path) -> None:
     spec = pb.TaskAssignmentRequest(task_id="t", inputs=[pb.TaskInput(sha256=DIGESTS["live"])])
     await database.run(task_records.submit, spec, Demand(), now_unix_s)
     request = pb.NodeRegistrationRequest(node_id="n")
-    await database.run(node_records.register, request, 0, now_unix_s)
+    await database.run(node_records.register, request, Place("n", "", 0, ""), now_unix_s)
     for age_s in (REPORTS_S + 60, REPORTS_S - 60):
         report = pb.NodeStatusRequest(node_id="n")
         getattr(report, "from").FromSeconds(int(now_unix_s - age_s - 30))

@@ -13,6 +13,7 @@ import pytest
 from procs.master import node_records, task_records
 from procs.master.core import Demand
 from procs.master.database import open_database
+from procs.master.joining import Place
 from procs.master.main import Addresses
 from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
@@ -404,7 +405,7 @@ def test_a_task_that_was_cancelled_while_it_was_offered_ends_with_the_refusal(
         database = open_database(tmp_path / "master.db")
         run, key = database.run, Key("t", 1)
         join = pb.NodeRegistrationRequest(node_id="n")
-        await run(node_records.register, join, 0, 1.0)
+        await run(node_records.register, join, Place("n", "", 0, ""), 1.0)
         await run(task_records.submit, pb.TaskAssignmentRequest(task_id="t"), Demand(), 1.0)
         await run(task_records.offer, key, "n")
         await run(task_records.cancel, "t", "enough", 2.0)

@@ -1,0 +1,141 @@
+"""RegisterNode, at both addresses: who is taken, as which node, with which certificate.
+
+With TLS: at `join` by a token or by approval, at `grpc` by the certificate that the node has. With
+plain text, on loopback, whoever comes is taken under the id that it names.
+"""
+
+import logging
+import time
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2
+
+from procs.master import ca, core, joining, node_records
+from procs.master.database import Database
+from procs.master.dispatcher import Dispatcher
+from procs.master.gate import Caller, Gate, deny
+from procs.master.identity import Identity
+from procs.master.joining import NODE_ID, Place, WithoutToken
+from shared.pb import hivemind_pb2 as pb
+
+log = logging.getLogger("master")
+
+PROTOCOL_VERSION = 1
+NODE_SERVICE = pb.DESCRIPTOR.services_by_name["NodeService"].full_name
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Refusal(Exception):
+    """The node is told `accepted = false`, and why."""
+
+
+class Registration:
+    """`identity` is None with plain text."""
+
+    def __init__(
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        identity: Identity | None,
+        trust_level: int,
+        without_token: WithoutToken,
+    ) -> None:
+        self._database, self._dispatcher = database, dispatcher
+        self._gate, self._identity = gate, identity
+        self._trust_level, self._without_token = trust_level, without_token
+
+    async def at_grpc(
+        self, request: pb.NodeRegistrationRequest, context: Context
+    ) -> pb.NodeRegistrationResponse:
+        caller = await self._gate.caller(context)
+        if caller is not None and request.node_id not in ("", caller.node_id):
+            await deny(context, f"{caller.node_id} may not act as {request.node_id}")
+        return await self._answer(request, caller)
+
+    async def at_join(
+        self, request: pb.NodeRegistrationRequest, context: Context
+    ) -> pb.NodeRegistrationResponse:
+        await self._gate.check_tls(context)
+        return await self._answer(request, None)
+
+    async def _answer(
+        self, request: pb.NodeRegistrationRequest, caller: Caller | None
+    ) -> pb.NodeRegistrationResponse:
+        try:
+            if request.protocol_version != PROTOCOL_VERSION:
+                version = request.protocol_version
+                raise Refusal(f"protocol_version is {version}, this master speaks 1")
+            return await self._take(request, caller)
+        except (Refusal, ca.BadRequest) as err:
+            log.warning("node %r is refused: %s", request.node_name, err)
+            return pb.NodeRegistrationResponse(accepted=False, reason=str(err))
+
+    async def _take(
+        self, request: pb.NodeRegistrationRequest, caller: Caller | None
+    ) -> pb.NodeRegistrationResponse:
+        identity, asked = self._identity, None
+        if identity is not None and (request.certificate_request or caller is None):
+            asked = ca.read_request(request.certificate_request)
+        place = await self._place(request, caller, asked)
+        row = await self._database.run(node_records.register, request, place, time.time())
+        self._dispatcher.heard(row["node_id"])
+        self._dispatcher.wake()
+        log.info("node %s (%r) is registered", row["node_id"], request.node_name)
+        response = pb.NodeRegistrationResponse(
+            accepted=True,
+            node_id=row["node_id"],
+            trust_level=row["trust_level"],
+            heartbeat_interval=_duration(core.HEARTBEAT_INTERVAL_S),
+            report_interval=_duration(core.REPORT_INTERVAL_S),
+        )
+        if identity is not None:
+            response.certificate_authority = identity.bundle.encode()
+        if identity is not None and asked is not None:
+            response.certificate = identity.issue(row["node_id"], asked).encode()
+        return response
+
+    async def _place(
+        self,
+        request: pb.NodeRegistrationRequest,
+        caller: Caller | None,
+        asked: ca.Request | None,
+    ) -> Place:
+        if self._identity is None:
+            return self._plain(request)
+        if caller is not None:
+            key = asked.key_sha256 if asked is not None else caller.key_sha256
+            found = await self._database.run(joining.recognise, caller, key)
+        else:
+            assert asked is not None  # read above: without a certificate it is needed
+            found = await self._database.run(
+                joining.admit, request, asked.key_sha256, self._without_token, time.time()
+            )
+        if isinstance(found, str):
+            raise Refusal(found)
+        return found
+
+    def _plain(self, request: pb.NodeRegistrationRequest) -> Place:
+        if request.join_token:
+            raise Refusal("this master has given out no join token; join without one")
+        if request.node_id and not NODE_ID.fullmatch(request.node_id):
+            raise Refusal("node_id: 1 to 64 of A-Z, a-z, 0-9, _ . - and not only dots")
+        return Place(request.node_id, "", self._trust_level, "")
+
+
+def join_handler(registration: Registration) -> "grpc.GenericRpcHandler[Any, Any]":
+    """What is served at `join`: RegisterNode, and nothing else."""
+    register = grpc.unary_unary_rpc_method_handler(
+        registration.at_join,
+        request_deserializer=pb.NodeRegistrationRequest.FromString,
+        response_serializer=pb.NodeRegistrationResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(NODE_SERVICE, {"RegisterNode": register})
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
