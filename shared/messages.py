@@ -200,6 +200,9 @@ class LinkState(Message, frozen=True, tag="link.state"):
     unacknowledged_reports: int = 0
     reward_last: int = 0
     reward_total: int = 0
+    warnings: tuple[str, ...] = ()  # what the owner should see to
+    authority_digest: str = ""  # of the master's authority that is trusted
+    certificate_until_unix_s: float = 0.0  # the node's own
 
 
 class OwnerWant(Message, frozen=True, tag="owner.want"):

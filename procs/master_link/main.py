@@ -19,6 +19,8 @@ from pathlib import Path
 from procs.master_link import core, server_edge, wire
 from procs.master_link.desk import Desk, Standing
 from procs.master_link.disk import Disk
+from procs.master_link.identity import Identity
+from procs.master_link.membership import Membership
 from procs.master_link.news import READS, News
 from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from, raised
@@ -59,12 +61,15 @@ class Link:
             self._standing,
             self._on_change,
         )
+        self._identity = Identity(context.home / "lib")
+        self._membership = Membership(self._settings, self._identity, self._publish_link)
         self.session = Session(
             self._settings,
             self.desk,
             self._news,
             self._records,
             self._standing,
+            self._membership,
             incarnation(os.getppid()),
             _version(),
             self._remember_node_id,
@@ -94,6 +99,7 @@ class Link:
     async def _open(self) -> None:
         """Know everything that is held before the first word about it."""
         await self._records.open()
+        await asyncio.to_thread(self._identity.load)
         store = self._records.store
         self._standing.node_id = await asyncio.to_thread(self._known_node_id)
         self._standing.trust_level = int(await self._records.run(store.fact, "trust_level") or 0)
@@ -192,6 +198,9 @@ class Link:
             unacknowledged_reports=self._records.store.pending_reports if self._synced else 0,
             reward_last=self._reward_last,
             reward_total=self._reward_total,
+            warnings=tuple(self._membership.warnings.values()),
+            authority_digest=self._membership.authority_digest,
+            certificate_until_unix_s=self._membership.certificate_until_unix_s,
         )
 
     # -------------------------------------------------------------- long-running work
@@ -204,9 +213,12 @@ class Link:
         if address.startswith("vpn:"):
             self._log.warning("TASK_LISTEN=%s: not served, tasks come by the channel", address)
             return
+        proof = self._membership.credentials if self._membership.tls else None
+        if proof is not None:
+            await self._membership.joined.wait()
         while True:
             try:
-                port, stop = await server_edge.serve(self.desk, address)
+                port, stop = await server_edge.serve(self.desk, address, proof, self._on_stranger)
                 break
             except server_edge.ListenError as err:
                 self._log.error("%s; next try in %.0f s", err, LISTEN_RETRY_S)
@@ -217,6 +229,9 @@ class Link:
             await asyncio.Event().wait()
         finally:
             await stop()
+
+    def _on_stranger(self, who: str) -> None:
+        self._membership.warn("caller", f"a call to TASK_LISTEN is refused: it came from {who}")
 
     async def _measure(self) -> None:
         """Close an interval each RESOURCE_REPORT_INTERVAL; store it before anyone is told."""

@@ -1,7 +1,7 @@
 """gRPC towards the master: every call that the worker makes. Its errors end here.
 
-Two connections, so that a heartbeat never waits behind an upload. Credentials will slot in at
-`_channel`; plain text is for loopback only.
+Two connections, so that a heartbeat never waits behind an upload. With credentials they are TLS
+1.3 and the other side must be named `hivemind-master`; without, plain text, to loopback only.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
+from procs.master_link.identity import Credentials
+from shared.master_http import MASTER_NAME
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 
@@ -33,6 +35,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
+
+NAMED = ("grpc.ssl_target_name_override", MASTER_NAME)
 
 T = TypeVar("T")
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
@@ -112,22 +116,43 @@ async def _in_time(step: Awaitable[T]) -> T:
         raise MasterLateError(f"nothing moved for {STALL_S:.0f} s") from err
 
 
-def _channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+def _channel(address: str, credentials: Credentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=OPTIONS)
+    proof = grpc.ssl_channel_credentials(
+        credentials.authority, credentials.key or None, credentials.certificate or None
+    )
+    return grpc.aio.secure_channel(address, proof, options=(*OPTIONS, NAMED))
+
+
+async def join(
+    address: str, authority: str, request: pb.NodeRegistrationRequest
+) -> pb.NodeRegistrationResponse:
+    """RegisterNode of a node that has no certificate, over a connection of its own."""
+    channel = _channel(address, Credentials(authority.encode()) if authority else None)
+    stub: Any = pb_grpc.NodeServiceStub
+    try:
+        with _errors():
+            response: pb.NodeRegistrationResponse = await stub(channel).RegisterNode(
+                request, timeout=CALL_S
+            )
+        return response
+    finally:
+        await channel.close(None)
 
 
 class Master:
     """One try's connections to the master; closed for good when it fails."""
 
-    def __init__(self, address: str, join: str) -> None:
-        self._calls, self._bulk, self._join = _channel(address), _channel(address), _channel(join)
+    def __init__(self, address: str, credentials: Credentials | None) -> None:
+        self._calls, self._bulk = _channel(address, credentials), _channel(address, credentials)
         node_stub: Any = pb_grpc.NodeServiceStub  # generated code is untyped
         task_stub: Any = pb_grpc.TaskServiceStub
-        self._node, self._joining = node_stub(self._calls), node_stub(self._join)
+        self._node = node_stub(self._calls)
         self._task, self._transfer = task_stub(self._calls), task_stub(self._bulk)
 
     async def close(self) -> None:
-        for channel in (self._calls, self._bulk, self._join):
+        for channel in (self._calls, self._bulk):
             await channel.close(None)
 
     async def _call(self, call: Callable[..., Awaitable[T]], request: object) -> T:
@@ -137,9 +162,8 @@ class Master:
     # -------------------------------------------------------------- the node
 
     async def register(self, request: pb.NodeRegistrationRequest) -> pb.NodeRegistrationResponse:
-        """At the joining address with a token; else as the node that it is."""
-        stub = self._joining if request.join_token and not request.node_id else self._node
-        return await self._call(stub.RegisterNode, request)
+        """As the node that it is."""
+        return await self._call(self._node.RegisterNode, request)
 
     async def heartbeat(
         self, request: pb.HeartbeatRequest, timeout_s: float

@@ -1,17 +1,22 @@
 """gRPC served to the master at TASK_LISTEN: AssignTask and CancelTask, health, reflection.
 
-Credentials will slot in at `add_insecure_port`; plain text is for loopback only.
+With TLS only `hivemind-master` may call, whichever the service; plain text is for loopback only.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import _async as aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from procs.master_link.identity import Credentials, IdentityError
 from procs.master_link.master_edge import MAX_MESSAGE_BYTES
+from shared.master_http import MASTER_NAME
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 
@@ -23,6 +28,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
 SERVICE = "hivemind.v1.TaskService"
+TLS = "TLSv1.3"
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ListenError(Exception):
@@ -60,9 +69,80 @@ class TaskService(pb_grpc.TaskServiceServicer):
         return await self._desk.cancel(request)
 
 
-async def serve(desk: Assigns, address: str) -> tuple[int, Callable[[], Awaitable[None]]]:
-    """The bound port, and how to stop."""
-    server = grpc.aio.server(options=OPTIONS)
+class MasterOnly(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Refuses every call whose certificate is not the master's own."""
+
+    def __init__(self, on_refused: Callable[[str], None]) -> None:
+        self._on_refused = on_refused
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:  # noqa: ANN401
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        kind = next(k for k in KINDS if getattr(handler, k) is not None)
+        return handler._replace(**{kind: self._guarded(getattr(handler, kind))})
+
+    def _guarded(self, inner: Any) -> Any:  # noqa: ANN401
+        async def call(request: object, context: Context) -> object:
+            await self._check(context)
+            return await inner(request, context)
+
+        async def stream(request: object, context: Context) -> AsyncIterator[object]:
+            await self._check(context)
+            async for message in inner(request, context):
+                yield message
+
+        return stream if inspect.isasyncgenfunction(inner) else call
+
+    async def _check(self, context: Context) -> None:
+        about = context.auth_context()
+        version = b"".join(about.get("ssl_tls_version", ())).decode()
+        names = [name.decode() for name in about.get("x509_subject_alternative_name", ())]
+        if version == TLS and names == [MASTER_NAME]:
+            return
+        self._on_refused(f"{' '.join(names) or 'nobody'} ({context.peer()}, {version})")
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, f"only {MASTER_NAME} may call, over {TLS}"
+        )
+
+
+async def _bind(
+    server: grpc.aio.Server, address: str, proof: Callable[[], Credentials] | None
+) -> int:
+    """`proof` is asked at each new connection: a renewed certificate needs no restart."""
+    if proof is None:
+        return server.add_insecure_port(address)
+    ask = proof
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return _configuration(ask())
+        except IdentityError:
+            return None  # the last one stays in force
+
+    first = _configuration(await asyncio.to_thread(ask))
+    credentials = grpc.dynamic_ssl_server_credentials(
+        first,
+        changed,  # type: ignore[arg-type]
+        True,
+    )
+    return server.add_secure_port(address, credentials)
+
+
+def _configuration(mine: Credentials) -> grpc.ServerCertificateConfiguration:
+    pair = (mine.key, mine.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], mine.authority)
+
+
+async def serve(
+    desk: Assigns,
+    address: str,
+    proof: Callable[[], Credentials] | None = None,
+    on_refused: Callable[[str], None] = lambda who: None,
+) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """The bound port, and how to stop. `proof` None: plain text."""
+    guards = [MasterOnly(on_refused)] if proof is not None else []
+    server = grpc.aio.server(options=OPTIONS, interceptors=guards)
     add: Any = pb_grpc.add_TaskServiceServicer_to_server  # generated code is untyped
     add(TaskService(desk), server)
     checks = aio.HealthServicer()
@@ -73,8 +153,8 @@ async def serve(desk: Assigns, address: str) -> tuple[int, Callable[[], Awaitabl
         (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as err:
+        port = await _bind(server, address, proof)
+    except (RuntimeError, IdentityError) as err:
         raise ListenError(f"TASK_LISTEN={address} can't be bound: {err}") from err
     await server.start()
 

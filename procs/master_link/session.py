@@ -10,12 +10,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from procs.master_link import core, wire
 from procs.master_link.core import Attempt
 from procs.master_link.courier import Courier, LogWatch
 from procs.master_link.desk import Desk, Standing
-from procs.master_link.discovery import Discovered, DiscoveryError, NoTlsError, discover
+from procs.master_link.discovery import Discovered
+from procs.master_link.identity import IdentityError
 from procs.master_link.master_edge import (
     Channel,
     DeniedError,
@@ -23,10 +25,13 @@ from procs.master_link.master_edge import (
     MasterError,
     MasterLateError,
     UnsupportedError,
+    join,
 )
+from procs.master_link.membership import Membership, NotTakenError, RenewedError
 from procs.master_link.news import Bell, News
 from procs.master_link.records import Records
 from shared.backoff import next_delay_s
+from shared.master_http import MasterHttpError, UntrustedError
 from shared.messages import LinkPhase, StopReason, Tunnel
 from shared.pb import hivemind_pb2 as pb
 from shared.settings import Settings
@@ -45,10 +50,6 @@ REFUSED_REPORT_TRIES = 5  # a master that lost its memory takes it once the node
 ASSIGNMENTS_AT_ONCE = 16  # of up to 16 MiB each, on the channel
 
 log = logging.getLogger("master_link")
-
-
-class NotTakenError(Exception):
-    """The master does not take this node, or not yet; the text is its reason."""
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Session:
     news: News
     records: Records
     standing: Standing
+    membership: Membership
     incarnation: str
     version: str
     remember_node_id: Callable[[str], None]
@@ -82,7 +84,8 @@ class Session:
     couriers_due: Bell = field(default_factory=Bell)
     _heartbeat_s: float = core.DEFAULT_HEARTBEAT_S
     _found: Discovered | None = None
-    _registered: bytes = b""  # the hardware and address that the master has
+    _registered: bytes | None = None  # the hardware that the master has
+    _endpoint_told: str = ""
     _sequence: int = 0
     _steady_since_s: float | None = None
     _couriers: dict[TaskKey, asyncio.Task[None]] = field(default_factory=dict)
@@ -98,13 +101,19 @@ class Session:
             return
         failures = tries = 0
         while True:
-            self._steady_since_s, reason, refused = None, "", False
+            self._steady_since_s, reason, refused, renewed = None, "", False, False
             try:
                 await self._try(await self._discover(tries))
-            except* (NotTakenError, DeniedError, NoTlsError) as group:
+            except* RenewedError:
+                renewed = True
+            except* (NotTakenError, DeniedError, UntrustedError, IdentityError) as group:
                 reason, refused = _reason(group), True
-            except* (MasterError, DiscoveryError) as group:
+            except* (MasterError, MasterHttpError) as group:
                 reason = _reason(group)
+                why = await self.membership.why_refused(self._found, reason)
+                reason, refused = why or reason, bool(why)
+            if renewed:
+                continue
             failures = 0 if self._was_steady() else failures
             delay_s = REFUSED_RETRY_S if refused else next_delay_s(failures, random.random())
             failures, tries = failures + 1, tries + 1
@@ -115,7 +124,8 @@ class Session:
     async def _discover(self, tries: int) -> Discovered:
         if self._found is None or tries % DISCOVER_EVERY == 0:
             self._show(LinkPhase.DISCOVERING, self.settings.master_url)
-            self._found = await asyncio.to_thread(discover, self.settings.master_url)
+            self._found = None  # what is not trusted any more is not used again
+            self._found = await self.membership.discover()
         return self._found
 
     def _was_steady(self) -> bool:
@@ -129,16 +139,18 @@ class Session:
     async def _try(self, found: Discovered) -> None:
         """One try with connections of its own; it ends by an exception alone."""
         self._connected.clear()
-        master = Master(found.grpc, found.join)
+        credentials = await self.membership.certified(found, partial(self._join, found))
+        master = Master(found.grpc, credentials)
         try:
-            if not self._registered:
-                await self._register(master)
+            if self._registered is None:
+                await self._register(master, found)
             watch = LogWatch()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat(master))
                 group.create_task(self._keep_channel(master))
                 group.create_task(self._send_reports(master))
                 group.create_task(watch.run())
+                group.create_task(self.membership.keep_valid(partial(self._renew, master)))
                 group.create_task(self._carry(group, master, watch))
         finally:
             self._couriers.clear()
@@ -146,26 +158,46 @@ class Session:
 
     # -------------------------------------------------------------- RegisterNode
 
-    async def _register(self, master: Master) -> None:
+    async def _register(self, master: Master, found: Discovered | None = None) -> None:
+        """As the node that it is; with plain text also for the first time."""
+        request = await self._registration()
+        if found is not None and self.settings.join_token and not request.node_id:
+            request.join_token = self.settings.join_token
+            await self._joined(request, await join(found.join, found.authority, request))
+        else:
+            await self._joined(request, await master.register(request))
+
+    async def _join(
+        self, found: Discovered, certificate_request: bytes, token: str
+    ) -> pb.NodeRegistrationResponse:
+        """Without a certificate: by the token, or for who lets it in."""
+        request = await self._registration()
+        request.certificate_request, request.join_token = certificate_request, token
+        response = await join(found.join, found.authority, request)
+        await self._joined(request, response)
+        return response
+
+    async def _renew(
+        self, master: Master, certificate_request: bytes, _: str
+    ) -> pb.NodeRegistrationResponse:
+        """Over the connection that the old certificate authenticates."""
+        request = await self._registration()
+        request.certificate_request = certificate_request
+        response = await master.register(request)
+        await self._joined(request, response)
+        return response
+
+    async def _registration(self) -> pb.NodeRegistrationRequest:
         self._show(LinkPhase.REGISTERING)
         await self._await_hardware()
-        inventory = self._inventory()
-        response = await master.register(
-            pb.NodeRegistrationRequest(
-                node_name=self.settings.node_name,
-                join_token="" if self.standing.node_id else self.settings.join_token,
-                inventory=inventory,
-                worker_version=self.version,
-                protocol_version=PROTOCOL_VERSION,
-                task_endpoint=self.task_endpoint,
-                node_id=self.standing.node_id,
-            )
+        return pb.NodeRegistrationRequest(
+            node_name=self.settings.node_name,
+            inventory=self._inventory(),
+            worker_version=self.version,
+            protocol_version=PROTOCOL_VERSION,
+            task_endpoint=self.task_endpoint,
+            node_id=self.standing.node_id,
         )
-        if not response.accepted:
-            raise NotTakenError(f"the master does not take this node: {response.reason}")
-        await self._joined(response)
-        self._registered = self._fingerprint(inventory)
-        log.info("registered as %s, trust level %d", response.node_id, response.trust_level)
 
     async def _await_hardware(self) -> None:
         deadline_s = time.monotonic() + HARDWARE_WAIT_S
@@ -175,7 +207,11 @@ class Session:
     def _inventory(self) -> pb.NodeInventory:
         return wire.inventory(*self.news.hardware)
 
-    async def _joined(self, response: pb.NodeRegistrationResponse) -> None:
+    async def _joined(
+        self, request: pb.NodeRegistrationRequest, response: pb.NodeRegistrationResponse
+    ) -> None:
+        if not response.accepted:
+            raise NotTakenError(f"the master does not take this node: {response.reason}")
         if not response.node_id:
             raise NotTakenError("the master gives this node no node_id")
         if response.node_id != self.standing.node_id:
@@ -188,6 +224,9 @@ class Session:
         self._heartbeat_s = core.heartbeat_s(wire.seconds(response.heartbeat_interval))
         self.progress.tunnel = wire.tunnel(response.vpn) if response.HasField("vpn") else None
         self.progress.tunnel_known = True
+        self._registered = self._fingerprint(request.inventory)
+        self._endpoint_told = request.task_endpoint
+        log.info("registered as %s, trust level %d", response.node_id, response.trust_level)
         self.shown()
 
     async def _set_trust(self, level: int) -> None:
@@ -199,8 +238,9 @@ class Session:
                 log.error("the trust level is not stored: %s", err)
 
     def _hardware_changed(self) -> bool:
-        return self.news.hardware_known and (
-            self._fingerprint(self._inventory()) != self._registered
+        """Or the address at which it can be dialled."""
+        return self._endpoint_told != self.task_endpoint or (
+            self.news.hardware_known and self._fingerprint(self._inventory()) != self._registered
         )
 
     def _fingerprint(self, inventory: pb.NodeInventory) -> bytes:
@@ -208,7 +248,7 @@ class Session:
         bare = pb.NodeInventory()
         bare.CopyFrom(inventory)
         bare.disk_bytes = 0
-        return self.task_endpoint.encode() + bare.SerializeToString(deterministic=True)
+        return bare.SerializeToString(deterministic=True)
 
     # -------------------------------------------------------------- Heartbeat
 

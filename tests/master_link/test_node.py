@@ -129,7 +129,7 @@ def test_a_node_that_is_not_taken_waits_and_says_why() -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        pytest.param("https://localhost:1", "plain text to a loopback master only", id="tls"),
+        pytest.param("https://localhost:1", "refused", id="tls"),
         pytest.param("http://127.0.0.1:1", "refused", id="nothing there"),
     ],
 )
