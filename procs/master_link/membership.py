@@ -5,6 +5,7 @@ loopback, there is nothing of it. Decides what to prove; calls are made by who o
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -137,10 +138,10 @@ class Membership:
         """What gRPC does not say of a failed handshake; empty: it was something else."""
         if found is None or not found.authority or not tls.looks_like_tls(words):
             return ""
+        address, mine = found.join, Credentials(found.authority.encode())
         if self._identity.fits(found.authority, self._now_unix_s()):
-            address, mine = found.grpc, await asyncio.to_thread(self.credentials)
-        else:
-            address, mine = found.join, Credentials(found.authority.encode())
+            with contextlib.suppress(IdentityError):
+                address, mine = found.grpc, await asyncio.to_thread(self.credentials)
         return await asyncio.to_thread(tls.why_refused, address, mine, self._identity.lib)
 
     def credentials(self) -> Credentials:

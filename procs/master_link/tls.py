@@ -21,12 +21,12 @@ def looks_like_tls(text: str) -> bool:
 
 def why_refused(address: str, credentials: Credentials, lib: Path) -> str:
     """One clear sentence; empty: the handshake is well, or nobody is there."""
-    context, name = by_authority(credentials.authority.decode())
-    context.set_alpn_protocols(["h2"])
-    if credentials.certificate:
-        context.load_cert_chain(lib / "node.crt", lib / "node.key")
     host, port = split_address(address)
     try:
+        context, name = by_authority(credentials.authority.decode())
+        context.set_alpn_protocols(["h2"])
+        if credentials.certificate:
+            context.load_cert_chain(lib / "node.crt", lib / "node.key")
         with (
             socket.create_connection((host.strip("[]"), port), TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=name) as secure,
