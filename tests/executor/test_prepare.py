@@ -1,15 +1,19 @@
 """Inputs: verified, and unpacked without a way out."""
 
+import gzip
 import hashlib
 import io
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from procs.executor import prepare
 from procs.executor.prepare import BLOBS, InputError, lay_out, missing
 from shared.taskdir import MIB, InputSpec, Spec
 
@@ -196,4 +200,106 @@ def test_a_header_that_would_fill_the_memory_is_refused(inputs: Inputs) -> None:
     info.type, info.size = tarfile.XHDTYPE, 1 << 30
     inputs.add("a", info.tobuf() + bytes(10240), unpack=True)
     with pytest.raises(InputError, match="a header of 1073741824 bytes"):
+        inputs.lay_out()
+
+
+def with_headers(count: int, size: int, kind: bytes, text: str = "") -> bytes:
+    """A tar whose entries are empty and have large headers; `kind`: of each, or for all."""
+    raw = io.BytesIO()
+    for number in range(count):
+        info, texts = tarfile.TarInfo(f"f{number}"), {f"k{number}": text + "x" * size}
+        if kind == tarfile.XGLTYPE:
+            raw.write(tarfile.TarInfo.create_pax_global_header(texts))
+        else:
+            info.pax_headers = texts
+        raw.write(info.tobuf(tarfile.PAX_FORMAT))
+    return gzip.compress(raw.getvalue())
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE], ids=["of each", "for all"])
+def test_an_archives_headers_are_not_held_together(inputs: Inputs, kind: bytes) -> None:
+    inputs.add("a", with_headers(300, 15_000, kind), unpack=True)
+    tracemalloc.start()
+    try:
+        inputs.lay_out()
+        assert tracemalloc.get_traced_memory()[1] < 2 * MIB  # they are over 4
+    finally:
+        tracemalloc.stop()
+
+
+def many_links() -> bytes:
+    return tar(*((f"l{n}", None, "x" * 4000) for n in range(5000)))
+
+
+def sparse_with_a_map_without_end() -> bytes:
+    info = tarfile.TarInfo("s")
+    info.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    head[386:482] = b"00000000001\0" * 8
+    head[482] = 1  # more of it follows
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return gzip.compress(bytes(head) + (b"00000000001\0" * 42 + b"\1" + bytes(7)) * 1000)
+
+
+def sparse_with_its_map_in_the_content() -> bytes:
+    info = tarfile.TarInfo("s")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return info.tobuf(tarfile.PAX_FORMAT) + b"999999999\n" + b"1\n" * 4096
+
+
+def zip_with_a_large_directory() -> bytes:
+    size = prepare.LARGEST_DIRECTORY_BYTES + 1
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 1, 1, size, 4, 0)
+    return b"PK\3\4" + bytes(size) + end
+
+
+def zip_by(method: int) -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", method) as archive:
+        archive.writestr("x", b"ab" * 500)
+    return raw.getvalue()
+
+
+def damaged(content: bytes, at: int, to: bytes) -> bytes:
+    return content[:at] + to + content[at + len(to) :]
+
+
+def without_its_content(content: bytes) -> bytes:
+    """A .zip whose one entry is said to lie where nothing is left."""
+    return damaged(content, content.index(b"PK\1\2") + 42, struct.pack("<I", len(content) - 9))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(sparse_with_a_map_without_end(), "a sparse file", id="sparse"),
+        pytest.param(sparse_with_its_map_in_the_content(), "a sparse file", id="sparse 1.0"),
+        pytest.param(with_headers(1, 0, tarfile.XHDTYPE, "7" * 15_000), "digits", id="digits"),
+        pytest.param(tar(("a/" * 101 + "x", b"", "")), "100 folders deep", id="deep"),
+        pytest.param(many_links(), "links of over", id="links"),
+        pytest.param(zip_with_a_large_directory(), "a directory of", id="zip, directory"),
+        pytest.param(zip_by(zipfile.ZIP_LZMA), "in a rare way", id="zip, LZMA"),
+        pytest.param(damaged(zip_by(zipfile.ZIP_DEFLATED), 31, b"\xff" * 5), "", id="zip, content"),
+        pytest.param(without_its_content(zip_by(zipfile.ZIP_STORED)), "", id="zip, no content"),
+        pytest.param(b"\x1f\x8b\x08\x04" + bytes(7), "", id="gzip, cut in its head"),
+    ],
+)
+def test_what_would_fill_the_memory_or_end_the_process_is_refused(
+    inputs: Inputs, content: bytes, reason: str
+) -> None:
+    inputs.add("z", content, unpack=True)
+    with pytest.raises(InputError, match=f"can't be unpacked.*{reason}"):
+        inputs.lay_out()
+
+
+def test_a_tasks_inputs_have_so_many_entries_together(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "MOST_ENTRIES", 8)
+    inputs.add("a", tar(("d/e/x", b"", "")), unpack=True)
+    inputs.add("b", tar(("l", None, "x")), unpack=True)
+    inputs.lay_out()
+    inputs.add("c", tar(("d/e/x", b"", "")), unpack=True)
+    with pytest.raises(InputError, match="over 8 files and folders"):
         inputs.lay_out()
