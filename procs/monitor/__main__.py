@@ -1,7 +1,14 @@
-"""`python -m procs.monitor host`, as supervisor.conf starts it."""
+"""`python -m procs.monitor host`, as supervisor.conf starts it, or `gpuN`, or `cards`: each imports
+what it needs and no more."""
 
 import sys
 
-from procs.monitor.main import main
+arguments = sys.argv[1:]
+if arguments[:1] == ["cards"]:
+    from procs.monitor.gpu_cards import main
+elif arguments and arguments[0].startswith("gpu"):
+    from procs.monitor.gpu import main
+else:
+    from procs.monitor.main import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(arguments))
