@@ -322,6 +322,7 @@ install_worker() {
   prepare
   install_packages "${RUN_NEEDS[@]}"
   make_environment .requirements.lock
+  .venv/bin/hivemind-worker configure || say "run '.venv/bin/hivemind-worker configure' once the driver works"
   echo "Installed. Start the worker: MASTER_NODE_URL=https://… .venv/bin/supervisord -c supervisor.conf"
 }
 

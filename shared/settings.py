@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.gpu_sets import NONE, parse_sets
 from shared.images import ImageNameError, read_image, read_pattern
 
 EXIT_BAD_SETTINGS = 2  # supervisor.conf: such a process stays down
@@ -187,6 +188,12 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _gpu_sets(raw: str) -> str:
+    if raw != NONE:
+        parse_sets(raw)
+    return raw
+
+
 def _level(raw: str) -> str:
     return _one_of("DEBUG", "INFO", "WARNING", "ERROR")(raw.upper())
 
@@ -275,7 +282,10 @@ SETTINGS = (
     ),
     Setting("WEB_LISTEN", "web", "127.0.0.1:5001", split_address, "where the page is served"),
     Setting("WEB_TOKEN", "web_token", "", _text, "needed where the page is not on loopback"),
-    Setting("GPU_SETS", "gpu_sets", "", _text, "GPU sets, such as 0,1;2,3; empty: all in one"),
+    Setting(
+        "GPU_SETS", "gpu_sets", "", _gpu_sets,
+        "for `configure`: such as 0,1;2,3; empty: all GPUs in one set; none: no GPU",
+    ),
     Setting(
         "DEBUG_RETENTION", "debug_retention_h", "24", _hours,
         "hours for which what is left of a failed task is kept; 0: not at all",

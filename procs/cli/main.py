@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from procs.cli import foreground, history
+from procs.cli import foreground, gpus, history
 from procs.cli.core import News, status_json, status_text
 from shared.bus import Tap, bus_directory
+from shared.gpu_sets import NONE, GpuSetsError
 from shared.history import MOST_ROWS, SearchError
 from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
@@ -160,6 +161,30 @@ def debug(
         history.show_debug(settings.home, task, settings.debug_retention_h)
     except history.NothingError as err:
         raise _refused(str(err), 1) from err
+
+
+@app.command()
+def configure(
+    context: typer.Context,
+    gpu_sets: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="As 0,1;2,3: indices or UUIDs; none. Default: GPU_SETS."),
+    ] = None,
+) -> None:
+    """Write down which GPUs the worker watches, in sets with a process for each."""
+    settings = _settings(context.obj)
+    wanted = settings.gpu_sets if gpu_sets is None else gpu_sets.strip()
+    try:
+        cards = gpus.look(foreground.ROOT, context.obj) if wanted != NONE else []
+        sets = gpus.chosen(wanted, cards)
+        changed = gpus.write(settings.home, sets, foreground.ROOT)
+    except GpuSetsError as err:
+        raise _refused(f"GPU_SETS={wanted} {err}", EXIT_BAD_SETTINGS) from err
+    except (gpus.NoCardsError, OSError) as err:
+        raise _refused(f"{err}; which GPUs are watched stays as it was", 1) from err
+    print("\n".join(gpus.told(sets, cards)))
+    if changed:
+        print("a worker that runs heeds it after: supervisorctl -c supervisor.conf reload")
 
 
 @image.command()

@@ -13,7 +13,7 @@ Reads nothing from the bus. Publishes: gpu.load.
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from procs.monitor.gpu_core import RULES, Card, alert_of_set, all_alerts, next_card, watched
 from procs.monitor.gpu_reader import DRIVER, Reader, is_uninterruptible
@@ -24,6 +24,9 @@ from shared.settings import EXIT_BAD_SETTINGS
 
 CAPABILITIES: frozenset[str] = frozenset()
 FIRST_PATIENCE_S = 0.9  # a driver begins more slowly than it reads
+STUCK = (
+    "a call into the driver has hung for {:.0f} s and can't be ended: try a restart of the machine"
+)
 HUNG_END_S = 150.0  # then a new process may get further; four lives in ten minutes are no alert
 
 
@@ -43,18 +46,21 @@ class GpuMonitor:
             self._reader.look()
         else:
             self._reader.look(FIRST_PATIENCE_S)
-        self._end_if_it_helps()
-        why = self._reader.why()
+        stuck = self._stuck()
+        why = stuck.get(DRIVER) or self._reader.why()
         self._note(why)
-        self._judge(why, time.monotonic(), time.time())
+        self._judge(why, stuck, time.monotonic(), time.time())
         self._is_synced = self._is_synced or self._reader.has_answered or bool(why)
         self._context.bus.publish(self._load(time.monotonic(), why))
 
-    def _judge(self, why: str, now_s: float, now_unix_s: float) -> None:
+    def _judge(
+        self, why: str, stuck: Mapping[str, str], now_s: float, now_unix_s: float
+    ) -> None:
         seen = self._reader.seen()
         before, self._cards = self._cards, {}
         for uuid in dict.fromkeys((*self._wanted, *seen)):
-            card = next_card(before.get(uuid), uuid, seen.get(uuid), why, now_s)
+            reason = why or stuck.get(uuid, "")
+            card = next_card(before.get(uuid), uuid, seen.get(uuid), reason, now_s)
             self._cards[uuid] = watched(card, RULES, now_s, now_unix_s)
             self._tell(before.get(uuid), card)
 
@@ -84,16 +90,25 @@ class GpuMonitor:
         elif not was_reachable and told.reachable:
             self._context.log.warning("GPU %s is back", told.uuid)
 
-    def _end_if_it_helps(self) -> None:
+    def _stuck(self) -> dict[str, str]:
+        """The calls that nothing ends, by card, with the reason. Where a new process would get
+        further this one ends."""
         if self._reader.shared.is_outdated:
             raise RuntimeError("the driver's library was replaced: a new process loads the new one")
+        found = {}
         for card, hand in self._reader.hanging().items():
-            if hand.hangs_s() >= HUNG_END_S and not is_uninterruptible(hand):
-                self._context.log.error(
-                    "%s: a call has hung for %.0f s: this process ends, another begins",
-                    f"GPU {card}" if card != DRIVER else "the driver", hand.hangs_s(),
-                )  # fmt: skip
-                os._exit(1)  # an orderly end would wait for the driver's own
+            if hand.hangs_s() < HUNG_END_S:
+                continue
+            if not is_uninterruptible(hand):
+                self._end(card or "the driver", hand.hangs_s())
+            found[card] = STUCK.format(hand.hangs_s())
+        return found
+
+    def _end(self, card: str, hung_s: float) -> None:
+        self._context.log.error(
+            "%s: a call has hung for %.0f s: this process ends, another begins", card, hung_s
+        )
+        os._exit(1)  # an orderly end would wait for the driver's own
 
     def wake(self, ready: set[int], now_s: float) -> None:
         """Nothing is read but the clock."""

@@ -32,6 +32,7 @@ DRIVER_CODES = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, M
 CARD_CODES = frozenset({8, 11, 15, 16, 28})  # each has its reason below
 NEVER_CODES = frozenset({3, 13, 25, 26})  # neither this card nor this driver ever tells that figure
 REASONS = {
+    UNINITIALIZED: "the driver's session has ended",
     DRIVER_NOT_LOADED: "the driver is not loaded, or its device files are missing: try nvidia-smi",
     LIBRARY_NOT_FOUND: "there is no NVIDIA driver: libnvidia-ml.so.1 is not found",
     MISMATCH: "the driver was updated: its library and the kernel's module differ until a restart"
@@ -114,8 +115,8 @@ class Card:
 
 
 def next_card(card: Card | None, uuid: str, seen: Seen | None, why: str, now_s: float) -> Card:
-    """`why`: nothing can be read of any card."""
-    known = seen.sample if seen else card.told if card else None
+    """`why`: it is known not to be readable."""
+    known = _known(card, seen)
     watches = card.watches if card else {}
     if why or seen is None or now_s - seen.at_s >= STALE_S:
         told = lost(uuid, why or _silence(seen, now_s), known)
@@ -126,6 +127,14 @@ def next_card(card: Card | None, uuid: str, seen: Seen | None, why: str, now_s: 
     else:
         return _well(card, seen.sample, now_s, watches)
     return Card(told, now_s, watches)
+
+
+def _known(card: Card | None, seen: Seen | None) -> GpuSample | None:
+    """The last that tells what it is: a reading that failed does not."""
+    told = card.told if card else None
+    if seen is None or (told is not None and told.name and not seen.sample.reachable):
+        return told
+    return seen.sample
 
 
 def _well(card: Card | None, sample: GpuSample, now_s: float, watches: Watches) -> Card:

@@ -131,6 +131,7 @@ class Hand(threading.Thread):
         if not skipped and shared.must_open(time.monotonic()):
             shared.open()
         if not shared.nvml.is_open:
+            shared.is_outdated = library_was_replaced()
             return
         shared.nvml.take_events()
         for uuid in shared.cards():
@@ -146,7 +147,6 @@ class Hand(threading.Thread):
         if not self._goes_on_to(DRIVER):
             return
         shared.why = str(err)
-        shared.is_outdated = library_was_replaced()
         if is_alone:
             shared.nvml.close()
 

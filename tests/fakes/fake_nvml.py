@@ -49,7 +49,8 @@ class FakeNvml:
     driver: str = "570.86.15"
 
     def __post_init__(self) -> None:
-        self.build()
+        if not (self.folder / NAME).exists():
+            self.build()
         self.say()
 
     def build(self) -> None:

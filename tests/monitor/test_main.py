@@ -75,7 +75,7 @@ def test_a_newer_database_is_an_alert() -> None:
 
 
 def test_the_argument_must_be_host() -> None:
-    for words, said in (([], "not nothing"), (["gpu7"], "not gpu7"), (["host", "x"], "host x")):
+    for words, said in (([], "not nothing"), (["cpu"], "not cpu"), (["host", "x"], "host x")):
         ended = subprocess.run(
             [sys.executable, "-m", "procs.monitor", *words],
             cwd=ROOT, capture_output=True, text=True, check=False,

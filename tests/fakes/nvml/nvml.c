@@ -147,9 +147,9 @@ static int enter(const char *function, const void *handle, struct card *card)
         }
         pthread_mutex_unlock(&lock);
         if (code == SEGV) *(volatile int *)0 = 0;
-        if (code == HANG_D) { sleep_uninterruptibly(); return OK; }
-        if (code != HANG) return code;
-        usleep(10000);
+        if (code == HANG_D) sleep_uninterruptibly();
+        else if (code == HANG) usleep(10000);
+        else return code;
     }
 }
 
