@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import requests
 
+from procs.client import trust
+
 CONNECT_TIMEOUT_S = 5.0
 QUIET_TIMEOUT_S = 30.0  # a follower hears an empty line every few seconds
 PATIENCE_S = 60.0
@@ -37,6 +39,12 @@ class Master:
         self._session = requests.Session()
         if urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1"):
             self._session.trust_env = False  # no proxy can reach our own machine
+        if self.url.startswith("https:"):
+            try:
+                trust.authenticate(self._session, self.url)
+            except trust.TrustError as err:
+                self._session.close()
+                raise MasterError(str(err)) from err
 
     def close(self) -> None:
         self._session.close()
@@ -47,6 +55,11 @@ class Master:
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Each of the master's POST calls can be sent again safely."""
         return self._retried(lambda: self._json("POST", path, json=body))
+
+    def order(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Once: sent twice, some of these have the effect of twice."""
+        response = self._call("POST", path, json=body)
+        return dict(response.json()) if response.content else {}
 
     def has_input(self, sha256: str) -> bool:
         try:

@@ -20,16 +20,29 @@ DEFAULT_MASTER = "http://127.0.0.1:8080"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
+nodes_app = typer.Typer(invoke_without_command=True)
+token_app = typer.Typer(no_args_is_help=True, help="Join tokens.")
+ca_app = typer.Typer(no_args_is_help=True, help="The master's certificate authority.")
+app.add_typer(nodes_app, name="nodes")
+app.add_typer(token_app, name="token")
+app.add_typer(ca_app, name="ca")
+
 MasterUrl = Annotated[
     str, typer.Option("--master", envvar="HIVEMIND_MASTER", help="The master's URL.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+NodeId = Annotated[str, typer.Argument(metavar="NODE")]
+TrustLevel = Annotated[int | None, typer.Option(min=0, max=3, help="Default: the master's.")]
 TaskId = Annotated[str, typer.Argument(metavar="ID")]
 
 
 @app.callback()
 def _program() -> None:
-    """Runs tasks on a HiveMind master's workers."""
+    """Runs tasks on a HiveMind master's workers.
+
+    A master with https:// wants its admin token: the file that HIVEMIND_ADMIN_TOKEN_FILE names,
+    else that of a master of yours on this machine.
+    """
 
 
 @app.command("run")
@@ -74,12 +87,66 @@ def _run(
     raise typer.Exit(code)
 
 
-@app.command("nodes")
-def _nodes(as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER) -> None:
-    """The nodes that have joined."""
+@nodes_app.callback()
+def _nodes(
+    context: typer.Context, as_json: AsJson = False, master: MasterUrl = DEFAULT_MASTER
+) -> None:
+    """The nodes that have joined, or wait for approval."""
+    if context.invoked_subcommand is not None:
+        return
     with _connected(master) as api:
         found = api.get("/api/v1/nodes")["nodes"]
     _print_json(found) if as_json else tables.show(tables.nodes(found))
+
+
+@nodes_app.command("approve")
+def _approve(
+    node_id: NodeId, trust_level: TrustLevel = None, master: MasterUrl = DEFAULT_MASTER
+) -> None:
+    """Let a node in that waits, or give one another trust level; a revoked one may come back."""
+    body = {} if trust_level is None else {"trust_level": trust_level}
+    with _connected(master) as api:
+        api.order(f"/api/v1/nodes/{node_id}/approve", body)
+    print(f"{node_id} is approved; a node that waits asks again within a minute")
+
+
+@nodes_app.command("revoke")
+def _revoke(node_id: NodeId, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """Hear nothing more of a node; its tasks go to others."""
+    with _connected(master) as api:
+        api.order(f"/api/v1/nodes/{node_id}/revoke", {})
+    print(f"{node_id} is revoked")
+
+
+@token_app.command("create")
+def _create_token(
+    ttl: Annotated[str, typer.Option(help="How long it is good for, as 30m or 7d.")] = "1d",
+    uses: Annotated[int, typer.Option(min=1, help="How many nodes it lets in.")] = 1,
+    trust_level: TrustLevel = None,
+    master: MasterUrl = DEFAULT_MASTER,
+) -> None:
+    """Print a new join token: MASTER_JOIN_TOKEN of the nodes to come. It is shown only now."""
+    with _connected(master) as api:
+        body = {"ttl_s": int(core.duration_s(ttl)), "uses": uses}
+        if trust_level is not None:
+            body["trust_level"] = trust_level
+        made = api.order("/api/v1/tokens", body)
+    print(made["token"])
+
+
+@ca_app.command("show")
+def _show_authority(master: MasterUrl = DEFAULT_MASTER) -> None:
+    """The digest of the master's authority, to compare with what a node shows."""
+    with _connected(master) as api:
+        print(api.get("/api/v1/authority")["digest"])
+
+
+@ca_app.command("rotate")
+def _rotate(master: MasterUrl = DEFAULT_MASTER) -> None:
+    """Begin the change to a new authority; it ends by itself after a certificate's life."""
+    with _connected(master) as api:
+        digest = api.order("/api/v1/authority/rotate", {})["digest"]
+    print(f"{digest} takes over in 30 days; nodes learn of it when they renew")
 
 
 @app.command("tasks")
@@ -141,8 +208,9 @@ def _run_to_the_end(
 @contextmanager
 def _connected(url: str) -> Iterator[Master]:
     """The master; what goes wrong with it is one line and our own exit code."""
-    api = Master(url)
+    api = None
     try:
+        api = Master(url)
         yield api
     except (MasterError, Malformed, OutputError) as err:
         run.note(str(err))
@@ -153,7 +221,8 @@ def _connected(url: str) -> Iterator[Master]:
     except KeyboardInterrupt as err:
         raise typer.Exit(run.INTERRUPTED) from err
     finally:
-        api.close()
+        if api is not None:
+            api.close()
 
 
 def _print_json(value: object) -> None:
