@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import procs.master_link  # noqa: F401  before gRPC is imported: TLS 1.3 alone, as in its process
 from tests.system.engine.private import PrivateEngine
 
 

@@ -6,6 +6,7 @@ Once `patient`, a master that is away is asked again for a minute: it may be sta
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ class Away(MasterError):
 class Master:
     """A master's API."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, admin_token_file: Path | None = None) -> None:
         self.url = url.rstrip("/")
         self.patient = False
         self._session = requests.Session()
@@ -41,7 +42,9 @@ class Master:
             self._session.trust_env = False  # no proxy can reach our own machine
         if self.url.startswith("https:"):
             try:
-                trust.authenticate(self._session, self.url)
+                trust.authenticate(
+                    self._session, self.url, admin_token_file or trust.token_file()
+                )
             except trust.TrustError as err:
                 self._session.close()
                 raise MasterError(str(err)) from err

@@ -50,9 +50,8 @@ class _Checked(HTTPAdapter):
         conn.cert_reqs = ssl.CERT_REQUIRED
 
 
-def authenticate(session: requests.Session, url: str) -> None:
-    """From here on each call of the session shows the token, to the proven master."""
-    path = token_file()
+def authenticate(session: requests.Session, url: str, path: Path) -> None:
+    """From here on each call of the session shows the token in this file, to the proven master."""
     try:
         text = path.read_text().strip()
         token = read_token(text, VERSION)
