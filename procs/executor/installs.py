@@ -143,6 +143,7 @@ class Installs:
         self._under_way: dict[Hashable, _Install] = {}
         self._away_until_s: dict[str, float] = {}
         self._containers: set[str] = set()  # the names of those that are in use
+        self._left: set[str] = set()  # of those that are not removed yet: they have a network
         self._sweep_due, self._sweep_at_s = True, 0.0  # what an earlier life left
         self._is_tidy = False
 
@@ -188,11 +189,14 @@ class Installs:
 
     def _sweep(self) -> None:
         """Remove the containers that no installation of this life uses."""
+        left = tuple(self._left)
         try:
             for found in self._engine.installing(str(self._home)):
                 if found.name not in self._containers:
                     cgroup.kill(found.container_id)
                     self._engine.remove(found.container_id)
+            for name in left:
+                self._gone(name)
             if not self._is_tidy:
                 self._layers.tidy()
                 self._is_tidy = True
@@ -287,12 +291,19 @@ class Installs:
         cgroup.kill(container_id)
         try:
             self._engine.remove(container_id or name)
-            if self._networks is not None:
-                self._networks.release(name)
         except (EngineAwayError, EngineRefusedError) as err:
             log.warning("container %s is not removed yet: %s", name, err)
+            self._left.add(name)
+            self._containers.discard(name)
             self._sweep_due = True
-        self._containers.discard(name)
+        else:
+            self._containers.discard(name)
+            self._gone(name)
+
+    def _gone(self, name: str) -> None:
+        self._left.discard(name)
+        if self._networks is not None:
+            self._networks.release(name)
 
 
 class _Looks:

@@ -3,11 +3,13 @@
 import io
 import itertools
 import os
+import select
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +19,12 @@ import docker
 import pytest
 
 from procs.executor.engine import DockerEngine, EngineAwayError, Network
+from procs.executor.install_box import PipSettings
+from procs.executor.installs import Installs, Order
+from procs.executor.layers import Layers
 from procs.executor.networks import AGAIN_S, NetworkError, Networks, NetworkWaitError
+from procs.executor.quota import Grant
+from procs.executor.sandbox import Image
 from shared.egress import bridge, names
 from shared.messages import VpnState
 from tests.system.engine.private import PrivateEngine
@@ -30,6 +37,7 @@ ALL = VpnState(
     at_s=1.0, covered_bridges=tuple(bridge(PREFIX, n) for n in range(100)), resolvers=("10.0.0.53",)
 )
 FIRST, SECOND = bridge(PREFIX, 0), bridge(PREFIX, 1)
+GRANT = Grant(cpus=0.5, memory_bytes=2**26, disk_bytes=2**26, processes=8)
 
 
 def import_pause(own: PrivateEngine) -> None:
@@ -316,6 +324,48 @@ def test_a_strangers_of_the_same_name_is_not_taken(
     api.create_network(FIRST)
     with pytest.raises(NetworkError, match="already exists"):
         pool.take("a")
+
+
+class Stuck(DockerEngine):
+    """Goes away once, when a container is to be removed."""
+
+    is_away = True
+
+    def remove(self, container: str) -> None:
+        if self.is_away:
+            self.is_away = False
+            raise EngineAwayError("gone")
+        super().remove(container)
+
+
+def test_an_installation_gives_back_its_network_once_its_container_is_gone(
+    own: PrivateEngine, api: docker.APIClient, tmp_path: Path
+) -> None:
+    engine = Stuck(own.host)
+    pool = Networks(engine, HOME, PREFIX, 1)
+    pool.hear(ALL)
+    keeper = tmp_path / "keeper"
+    keeper.touch()
+    layers = Layers(tmp_path)
+    installs = Installs(engine, layers, pool, Path(HOME), keeper, "runc", PipSettings())
+    with closing(installs):
+        for number in range(2):
+            order = Order(f"layer{number}", ("a",), Image("sha256:" + 64 * "0"), "x", GRANT)
+            assert "No such image" in failed(installs, order)
+    assert pool.take("another").name == FIRST
+    engine._api().close()
+
+
+def failed(installs: Installs, order: Order) -> str:
+    """Why it can't be made."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        installs.want({order.layer: order}, time.monotonic(), engine_is_there=True)
+        select.select([installs.fileno()], [], [], 0.1)
+        for installed in installs.results(time.monotonic()):
+            assert installed.refused is not None
+            return installed.refused.text
+    raise AssertionError(installs.progress(order.layer))
 
 
 def test_it_is_tried_again_after_a_while(door: DockerEngine, api: docker.APIClient) -> None:
