@@ -32,6 +32,9 @@ CLOSED = (
     "224.0.0.0/4",
     "240.0.0.0/4",  # with 255.255.255.255
 )
+NEW_FLOWS = "100/second burst 1000 packets"  # past its part, a look at one takes a millisecond
+MOST_FLOWS, SMALL_TABLE = 8192, 65536
+FLOWS_PART = 32  # twenty bridges leave the owner a third of the kernel's table
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # what is no such name is no interface either
 TUNNELS = "wg*"  # of WireGuard, by the name that everyone gives them
@@ -45,6 +48,7 @@ class Host:
     direct: tuple[str, ...] = ()  # its own addresses and the networks that it is connected to
     tunnel: str = ""  # the interface of our own tunnel
     index: tuple[tuple[str, int], ...] = ()  # (address, port) of the owner's package index, proxy
+    most_flows: int = MOST_FLOWS  # of one bridge at once
 
 
 def rules(names: Names, host: Host) -> str:
@@ -75,6 +79,7 @@ def _lines(names: Names, host: Host) -> Iterator[str]:
     yield from _chain("to_host", ("jump resolver_hole", "drop"))
     yield from _chain("outward", _outward(host))
     yield from _chain("inward", ("ct state established,related accept", "drop"))
+    yield from _bounds(names, host)
     yield "}"
 
 
@@ -82,6 +87,24 @@ def _chain(name: str, lines: Iterable[str]) -> Iterator[str]:
     yield f"  chain {name} {{"
     yield from (f"    {line}" for line in lines)
     yield "  }"
+
+
+def _bounds(names: Names, host: Host) -> Iterator[str]:
+    """For what is let through: each bridge has its part of the connections that the kernel can
+    follow. One task with all of them would leave the host without a network."""
+    for hook in ("input", "forward"):
+        yield from _chain(f"bounds_{hook}", (
+            f"type filter hook {hook} priority {BEFORE_OTHERS + 1}; policy accept;",
+            f'iifname "{names.task}*" goto bounds',
+            f'iifname "{names.install}*" goto bounds',
+        ))  # fmt: skip
+    for name in ("new_flows", "flows"):
+        yield from (f"  set {name} {{", "    type ifname; size 128; flags dynamic", "  }")
+    new = "ct status & confirmed == 0"
+    yield from _chain("bounds", (
+        f"{new} add @new_flows {{ iifname limit rate over {NEW_FLOWS} }} drop",
+        f"{new} add @flows {{ iifname ct count over {host.most_flows} }} drop",
+    ))  # fmt: skip
 
 
 def _merged(networks: Iterable[str]) -> list[str]:
@@ -126,6 +149,11 @@ def direct(routes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         and not str(route.get("dev", "")).startswith(ANY_BRIDGE)
     }
     return tuple(_merged(found))
+
+
+def most_flows(table: str) -> int:
+    """A bridge's part of the connections that the kernel can follow, as its sysctl has it."""
+    return min(MOST_FLOWS, int(table or SMALL_TABLE) // FLOWS_PART)
 
 
 def resolvers(chosen: tuple[str, ...], resolv_conf: str, systemd: str) -> tuple[str, ...]:

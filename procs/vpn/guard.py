@@ -13,7 +13,7 @@ from pathlib import Path
 
 from procs.vpn import nft
 from procs.vpn.errand import Errand
-from procs.vpn.firewall import Host, direct, endpoints, resolvers, rules
+from procs.vpn.firewall import Host, direct, endpoints, most_flows, resolvers, rules
 from procs.vpn.nft import Bell, NftError
 from shared.egress import Names, names, number
 from shared.settings import Settings
@@ -24,6 +24,7 @@ LOOK_S = 30.0  # without a bell; resolvers change without one
 LATE_S = 5.0  # without a word from a thread for so long the rules are not vouched for
 LEAST_RETRY_S, MOST_RETRY_S = 1.0, LOOK_S
 RESOLVE_S = 60.0  # the package index may move
+TABLE = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 RESOLV_CONF, SYSTEMD = Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")
 
 
@@ -161,6 +162,7 @@ class Guard:
             direct=direct(nft.routes()),
             tunnel=self._settings.wireguard_config.stem,
             index=tuple(sorted({place for places in index.values() for place in places})),
+            most_flows=most_flows(_read(TABLE)),
         )
 
 

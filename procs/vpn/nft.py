@@ -29,9 +29,9 @@ def put(rules: str) -> None:
 
 
 def listing(table: str) -> str | None:
-    """The table as the kernel has it; None: it has none."""
+    """The table as the kernel has it, without what it counts; None: it has none."""
     try:
-        return _run("nft", "--stateless", "list", "table", "inet", table)
+        return _run("nft", "--stateless", "--terse", "list", "table", "inet", table)
     except NftError as err:
         if "No such file or directory" in str(err):
             return None

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from procs.vpn.firewall import CLOSED as RANGES
-from procs.vpn.firewall import FALLBACK_RESOLVERS, Host, direct, resolvers, rules
+from procs.vpn.firewall import FALLBACK_RESOLVERS, Host, direct, most_flows, resolvers, rules
 from shared.egress import Names
 from tests.vpn.wires import (
     CLOSED_S,
@@ -158,8 +158,8 @@ def lines_with(*words: str) -> list[int]:
     return [n for n, line in enumerate(TEXT.splitlines()) if set(words) & set(line.split())]
 
 
-def without(number: int) -> str:
-    lines = TEXT.splitlines()
+def without(number: int, text: str = TEXT) -> str:
+    lines = text.splitlines()
     return "\n".join(lines[:number] + lines[number + 1 :]) + "\n"
 
 
@@ -168,8 +168,18 @@ def shown(number: int) -> str:
 
 
 def closing() -> list[int]:
-    """But that to 127/8, which no task's own kernel lets out."""
-    return [number for number in lines_with("drop", "goto") if " 127." not in shown(number)]
+    """But those that bound how much, and that to 127/8, which no task's own kernel lets out."""
+    numbers = lines_with("drop", "goto")
+    others = {*bounding(), pacing()}
+    return [n for n in numbers if n not in others and " 127." not in shown(n)]
+
+
+def bounding() -> list[int]:
+    return [n for n in lines_with("bounds", "@flows") if "chain" not in shown(n)]
+
+
+def pacing() -> int:
+    return lines_with("@new_flows")[0]
 
 
 @pytest.mark.parametrize("number", closing(), ids=shown)
@@ -182,6 +192,50 @@ def test_without_any_line_that_closes_something_is_open(world: Wires, number: in
 def test_without_any_line_that_opens_something_is_closed(world: Wires, number: int) -> None:
     put(world, without(number))
     assert answered(world, OPEN, CLOSED_S) != {*OPEN}
+
+
+# ------------------------------------------------------------------ how much
+
+FEW = rules(NAMES, replace(HOST, most_flows=100))
+FLOODS = [(space, target) for space in ("task", "install") for target in (INTERNET, LAN_HOST)]
+
+
+def flood(address: str, count: int) -> None:
+    """Packets, each a flow of its own that the host's kernel has to follow."""
+    for _ in range(count):
+        with udp() as sending:
+            sending.sendto(b"?", (address, 53))
+
+
+def followed(world: Wires, space: str, address: str, count: int) -> int:
+    """How many of the flood's flows the host follows."""
+    place = "/proc/sys/net/netfilter/nf_conntrack_count"
+    before = int(world.run("host", "cat", place))
+    world.inside(space, partial(flood, address, count))
+    return int(world.run("host", "cat", place)) - before
+
+
+@pytest.mark.parametrize(("space", "address"), FLOODS)
+def test_who_has_its_part_of_the_flows_has_no_more(
+    world: Wires, space: str, address: str
+) -> None:
+    put(world, FEW)
+    assert 80 < followed(world, space, address, 300) < 120
+    other = {"task": "install", "install": "task"}[space]
+    assert answered(world, [Probe(other, "tcp", INTERNET, 80)], OPEN_S), "another has its own"
+
+
+@pytest.mark.parametrize("number", bounding(), ids=shown)
+def test_without_any_line_that_bounds_it_somebody_has_more(world: Wires, number: int) -> None:
+    put(world, without(number, FEW))
+    assert any(followed(world, *one, 300) > 250 for one in FLOODS)
+
+
+def test_nor_are_they_begun_faster_than_they_can_be_counted(world: Wires) -> None:
+    put(world, TEXT)
+    assert followed(world, "task", INTERNET, 5000) < 3000
+    put(world, without(pacing()))
+    assert followed(world, "task", INTERNET, 5000) > 4000
 
 
 # ------------------------------------------------------------------ what the host says
@@ -245,6 +299,13 @@ def test_the_resolvers_that_tasks_are_given(
 
 def closed_in(text: str) -> list[IPv4Network]:
     return [IPv4Network(one) for one in re.findall(r"ip daddr (\S+) drop", text)]
+
+
+@pytest.mark.parametrize(
+    ("followed", "part"), [("262144\n", 8192), ("65536\n", 2048), ("9999999\n", 8192), ("", 2048)]
+)
+def test_a_bridges_part_of_what_the_kernel_can_follow(followed: str, part: int) -> None:
+    assert most_flows(followed) == part
 
 
 @pytest.mark.parametrize("network", [*RANGES, *HOST.direct, "255.255.255.255/32"])
