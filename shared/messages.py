@@ -353,6 +353,11 @@ class GpuLoad(Message, frozen=True, tag="gpu.load"):
     alerts: tuple[Alert, ...] = ()
     reason: str = ""  # why nothing can be read of the whole set
 
+    def reason_of(self, alert: Alert) -> str:
+        """Why the card is lost that the alert is of, or all of the set; empty: it is another's."""
+        found = {gpu.uuid: gpu.reason for gpu in self.gpus} | {self.gpu_set: self.reason}
+        return found.get(alert.subject, "") if alert.rule == "gpu_lost" else ""
+
 
 MESSAGES: dict[str, type[Message]] = {
     str(m.__struct_config__.tag): m

@@ -10,6 +10,7 @@ import msgspec
 from shared.messages import (
     Alert,
     GpuLoad,
+    GpuSample,
     HeldTask,
     HostLoad,
     LinkState,
@@ -78,13 +79,18 @@ class News:
     def alerts(self) -> list[str]:
         """What the owner should look at, each one line."""
         found = [alert_line(a) for load in self.all_of(HostLoad) for a in load.alerts]
-        found += [alert_line(a) for load in self.all_of(GpuLoad) for a in load.alerts]
+        found += [_gpu_alert(load, a) for load in self.all_of(GpuLoad) for a in load.alerts]
         processes, tasks = self.one(ProcessState), self.one(TaskState)
         if processes:
             found += [f"{name} restarts too often" for name in processes.alerts]
         if tasks and not tasks.engine.available:
             found.append(f"no Docker engine: {tasks.engine.detail}")
         return found
+
+
+def _gpu_alert(load: GpuLoad, alert: Alert) -> str:
+    reason = load.reason_of(alert)
+    return f"GPU {alert.subject}: {reason}" if reason else alert_line(alert)
 
 
 def alert_line(alert: Alert) -> str:
@@ -119,6 +125,7 @@ def _fields(message: Message | None) -> Mapping[str, Any] | None:
 def status_text(news: News, now_unix_s: float) -> str:
     """For people."""
     lines = [*_node_lines(news, now_unix_s), *_machine_lines(news)]
+    lines += _gpu_lines(news)
     lines += _process_lines(news, now_unix_s)
     lines += _task_lines(news, now_unix_s)
     alerts = news.alerts()
@@ -161,6 +168,28 @@ def _machine_lines(news: News) -> list[str]:
             f" disk {load.disk_free_bytes / GIB:.0f} GiB free"
         )
     return lines
+
+
+def _gpu_lines(news: News) -> list[str]:
+    gpus = [gpu for load in news.all_of(GpuLoad) for gpu in load.gpus]
+    lines = [_gpu_line(gpu) for gpu in sorted(gpus, key=lambda gpu: (gpu.index, gpu.mig_of))]
+    return ["GPUs", *lines] if lines else []
+
+
+def _gpu_line(gpu: GpuSample) -> str:
+    name = f"  {gpu.index if gpu.index >= 0 else gpu.uuid} {gpu.name}".rstrip()
+    if not gpu.reachable:
+        return f"{name}  lost: {gpu.reason}"
+    used = None if gpu.memory_used_bytes is None else gpu.memory_used_bytes / GIB
+    figures = (
+        ("use {:.0f} %", gpu.util_pct),
+        (f"{{:.1f}} of {gpu.memory_total_bytes / GIB:.1f} GiB", used),
+        ("{:.0f} °C", gpu.temperature_c),
+        ("{:.0f} W", gpu.power_w),
+    )
+    told = [text.format(value) for text, value in figures if value is not None]
+    told += ["split by MIG: no task gets it"] if gpu.is_split else []
+    return f"{name}  {', '.join(told)}"
 
 
 def _process_lines(news: News, now_unix_s: float) -> list[str]:

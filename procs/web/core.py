@@ -10,7 +10,7 @@ import hmac
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -229,7 +229,7 @@ def page(
         "processes": _plain(processes.processes) if processes else None,
         "host": _plain(host),
         "samples": samples.series(),
-        "gpus": _plain(sorted(gpus, key=lambda gpu: gpu.index)),
+        "gpus": _plain(sorted(gpus, key=lambda gpu: (gpu.index, gpu.mig_of, gpu.uuid))),
         "vpn": _plain(inbox.fresh(VpnState, now_s)),
         "alerts": alerts(inbox, now_s),
         "history": history,
@@ -251,7 +251,9 @@ def _task(task: HeldTask, owner: Owner) -> dict[str, Any]:
 
 def alerts(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
     """What the owner should look at; a process that is silent is one of them."""
-    silent = [t for t, state in topic_states(inbox, now_s).items() if state == "stale"]
+    states = topic_states(inbox, now_s)
+    silent = [t for t, state in states.items() if state == "stale" and t != "gpu.load"]
+    mute = _silent_monitors(inbox, now_s)
     found = [_said(f"no word from {TOPICS[t].owner} ({t})") for t in sorted(silent)]
     tasks, processes = inbox.fresh(TaskState, now_s), inbox.fresh(ProcessState, now_s)
     if tasks and not tasks.engine.available:
@@ -260,11 +262,17 @@ def alerts(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
         found.append(_said("the disk is full: no new task is taken"))
     if processes:
         found += [_said(f"{name} restarts too often") for name in processes.alerts]
-    loads: Iterable[HostLoad | GpuLoad] = (
-        *inbox.all_fresh(HostLoad, now_s).values(),
-        *inbox.all_fresh(GpuLoad, now_s).values(),
-    )
-    return found + [_alert(alert) for load in loads for alert in load.alerts]
+    found += [_said(f"no word from {name}: its GPUs are given to no task") for name in mute]
+    hosts, gpus = inbox.all_fresh(HostLoad, now_s), inbox.all_fresh(GpuLoad, now_s)
+    found += [_alert(alert) for load in hosts.values() for alert in load.alerts]
+    return found + [_gpu_alert(load, alert) for load in gpus.values() for alert in load.alerts]
+
+
+def _silent_monitors(inbox: Inbox, now_s: float) -> list[str]:
+    """Of GPUs: each set has its own."""
+    newest = inbox.latest.get("gpu.load", {})
+    limit_s = TOPICS["gpu.load"].stale_after_s
+    return sorted(name for name, load in newest.items() if now_s - load.at_s >= limit_s)
 
 
 def _said(text: str) -> dict[str, Any]:
@@ -274,6 +282,13 @@ def _said(text: str) -> dict[str, Any]:
 def _alert(alert: Alert) -> dict[str, Any]:
     text = f"{alert.rule} {alert.subject}: {alert.value:g} (threshold {alert.threshold:g})"
     return {"text": text, "raised_unix_s": alert.raised_unix_s}
+
+
+def _gpu_alert(load: GpuLoad, alert: Alert) -> dict[str, Any]:
+    reason = load.reason_of(alert)
+    if not reason:
+        return _alert(alert)
+    return {"text": f"GPU {alert.subject}: {reason}", "raised_unix_s": alert.raised_unix_s}
 
 
 def has_output(task: HeldTask) -> bool:

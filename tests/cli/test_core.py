@@ -9,7 +9,14 @@ import pytest
 
 from procs.cli.core import News, duration, render_supervisor, status_json, status_text
 from shared.messages import Alert, Engine, HostLoad, LinkState, TaskState
-from tests.fakes.bus_worker import host_load, link_state, process_state, running_task, task_state
+from tests.fakes.bus_worker import (
+    gpu_load,
+    host_load,
+    link_state,
+    process_state,
+    running_task,
+    task_state,
+)
 
 TEMPLATE = (Path(__file__).parents[2] / "supervisor.conf").read_text()
 
@@ -90,6 +97,19 @@ def test_alerts_come_from_every_process() -> None:
         "memory host: 97.5, threshold 95", "vpn restarts too often", "no Docker engine: no socket",
     ]  # fmt: skip
     assert json.loads(status_json(news))["alerts"] == news.alerts()
+
+
+def test_gpus_are_told_with_what_they_report() -> None:
+    news = healthy()
+    news.take("monitor@gpu0", gpu_load(1.0), 1.5)
+    lines = status_text(news, time.time()).splitlines()
+    begin = lines.index("GPUs")
+    assert lines[begin + 1 : begin + 4] == [
+        "  0 NVIDIA H100  use 7 %, 1.5 of 80.0 GiB, 41 °C, 71 W",
+        "  1  lost: it fell off the bus",
+        "  2 NVIDIA L4  split by MIG: no task gets it",
+    ]
+    assert "  GPU GPU-b: it fell off the bus" in lines
 
 
 def test_what_a_stranger_wrote_reaches_no_terminal() -> None:

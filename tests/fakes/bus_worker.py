@@ -9,8 +9,11 @@ from pathlib import Path
 
 from shared.bus import Bus, bus_directory
 from shared.messages import (
+    Alert,
     Capacity,
     Engine,
+    GpuLoad,
+    GpuSample,
     HeldTask,
     HostLoad,
     Inventory,
@@ -141,6 +144,19 @@ def process_state(at_s: float, **fields: object) -> ProcessState:
     )
     known: dict[str, object] = {"processes": processes}
     return ProcessState(at_s=at_s, **(known | fields))  # type: ignore[arg-type]
+
+
+def gpu_load(at_s: float) -> GpuLoad:
+    """A card that works, one that is lost, one that tells little."""
+    lost = Alert(rule="gpu_lost", subject="GPU-b", value=1.0, threshold=1.0, raised_unix_s=5.0)
+    well = GpuSample(
+        index=0, uuid="GPU-a", name="NVIDIA H100", util_pct=7.0, memory_used_bytes=3 * GIB // 2,
+        memory_total_bytes=80 * GIB, temperature_c=41.0, power_w=71.2,
+        throttle_reasons=("power cap",), xid=43,
+    )  # fmt: skip
+    gone = GpuSample(index=1, uuid="GPU-b", name="", reachable=False, reason="it fell off the bus")
+    mute = GpuSample(index=2, uuid="GPU-c", name="NVIDIA L4", is_split=True)
+    return GpuLoad(at_s=at_s, gpu_set="gpu0", gpus=(well, gone, mute), alerts=(lost,))
 
 
 def say_all(worker: BusWorker, *tasks: HeldTask) -> None:

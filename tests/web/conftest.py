@@ -16,7 +16,7 @@ from shared.bus import Bus
 from shared.messages import HeldTask, TaskState
 from shared.service import Context
 from shared.settings import Settings, load
-from tests.fakes.bus_worker import BusWorker, say_all, short_home
+from tests.fakes.bus_worker import BusWorker, gpu_load, say_all, short_home
 from tests.fakes.keeper_log import KeeperLog
 
 DEADLINE_S = 30.0
@@ -35,6 +35,7 @@ class Beating:
     def __init__(self, home: Path) -> None:
         self.tasks: tuple[HeldTask, ...] = ()
         self.silent = False
+        self.has_gpus = False
         self.synced = True  # False: the executor lives, and knows nothing yet
         self.home = home
         self._end = threading.Event()
@@ -48,6 +49,8 @@ class Beating:
                 worker.serve()
             else:
                 say_all(worker, *self.tasks)
+                if self.has_gpus:
+                    worker.say("monitor@gpu0", gpu_load(time.monotonic()))
                 if not self.synced:
                     worker.say("executor", TaskState(at_s=time.monotonic(), synced=False))
         worker.close()

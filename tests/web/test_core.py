@@ -36,7 +36,14 @@ from shared.messages import (
     TaskPhase,
     TaskState,
 )
-from tests.fakes.bus_worker import host_load, link_state, process_state, running_task, task_state
+from tests.fakes.bus_worker import (
+    gpu_load,
+    host_load,
+    link_state,
+    process_state,
+    running_task,
+    task_state,
+)
 
 LOCAL = access_for("127.0.0.1", "")
 OPEN = access_for("0.0.0.0", "s3cret")
@@ -185,6 +192,24 @@ def test_an_empty_page_says_null_and_names_who_is_silent() -> None:
         assert told[name] is None
     assert told["gpus"] == []
     assert {"text": "no word from executor (task.state)", "raised_unix_s": None} in told["alerts"]
+
+
+def test_a_lost_card_is_told_with_its_reason() -> None:
+    inbox = inbox_with(("monitor@gpu0", gpu_load(9.0)))
+    said = {"text": "GPU GPU-b: it fell off the bus", "raised_unix_s": 5.0}
+    assert said in alerts(inbox, 10.0)
+    told = page(inbox, Owner(), Samples(), None, 10.0, 1000.0)["gpus"]
+    assert [(gpu["index"], gpu["temperature_c"]) for gpu in told] == [(0, 41.0), (1, None),
+                                                                      (2, None)]  # fmt: skip
+
+
+def test_one_silent_monitor_of_gpus_is_told_beside_one_that_speaks() -> None:
+    inbox = inbox_with(("monitor@gpu0", gpu_load(5.0)), ("monitor@gpu1", gpu_load(9.0)))
+    texts = [alert["text"] for alert in alerts(inbox, 10.0)]
+    assert [text for text in texts if "monitor@gpu" in text] == [
+        "no word from monitor@gpu0: its GPUs are given to no task"
+    ]
+    assert not any("(gpu.load)" in text for text in texts)
 
 
 def test_a_tasks_alerts_stand_with_it() -> None:
