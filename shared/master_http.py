@@ -29,6 +29,7 @@ VERIFY_WORDS = {
     19: "its certificate is not of an authority that this machine trusts",
     20: "its certificate is not of an authority that this machine trusts",
     62: "its certificate is for another name: this is not the master",
+    64: "its certificate is for another name: this is not the master",
 }
 REASON_WORDS = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS there",

@@ -66,23 +66,26 @@ class Http:
 class MasterProcess:
     """`hivemind-master serve` as a process of its own, on the same ports at each start."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self.grpc, self.http = "127.0.0.1:0", "127.0.0.1:0"
+    def __init__(self, data: Path, *options: str) -> None:
+        self._data, self._options = data, options
+        self.grpc, self.http, self.join = "127.0.0.1:0", "127.0.0.1:0", ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "procs.master", "serve", "--data", str(self._data)),
-            *("--listen", self.grpc, "--http", self.http),
+            *("--listen", self.grpc, "--http", self.http, *self._options),
             cwd=REPOSITORY,
             stdout=asyncio.subprocess.PIPE,
         )
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), PATIENCE_S)
-        ready = re.fullmatch(rb"hivemind-master ready grpc=(\S+) http=http://(\S+)\n", line)
+        ready = re.match(
+            rb"hivemind-master ready grpc=(\S+) http=https?://(\S+)(?: join=(\S+))?", line
+        )
         assert ready is not None, line
         self.grpc, self.http = ready[1].decode(), ready[2].decode()
+        self.join = (ready[3] or b"").decode()
 
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

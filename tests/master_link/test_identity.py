@@ -24,7 +24,7 @@ NAMED = ("grpc.ssl_target_name_override", "hivemind-master")
 
 def with_master(tmp_path: Path, scenario: Scenario, **settings: Any) -> None:
     async def run() -> None:
-        async with tls_master(tmp_path / "master", **settings) as master:
+        async with asyncio.timeout(90), tls_master(tmp_path / "master", **settings) as master:
             await scenario(master)
 
     asyncio.run(run())

@@ -1,0 +1,487 @@
+"""The master with TLS: each call counts for the node in its certificate, and nothing else does."""
+
+import asyncio
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+
+from procs.master import ca, identity
+from procs.master.identity import Identity
+from procs.master.joining import WithoutToken
+from procs.master_link.request import make_key, request
+from shared.join_token import certificates, digest_of
+from shared.master_http import DISCOVERY, by_authority, get
+from shared.pb import hivemind_pb2 as pb
+from shared.pb import hivemind_pb2_grpc as pb_grpc
+from tests.fakes.certificates import DAY_S, Party, authority, of_master, party
+from tests.fakes.running_master import MasterProcess
+from tests.master_link.tls_rig import TlsMaster, tls_master
+
+NAMED = (("grpc.ssl_target_name_override", "hivemind-master"),)
+WAIT_S = 10.0
+
+
+def with_master(
+    tmp_path: Path, scenario: Callable[[TlsMaster], Awaitable[None]], **settings: Any
+) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(60), tls_master(tmp_path / "master", **settings) as master:
+            await scenario(master)
+
+    asyncio.run(run())
+
+
+def channel(master: TlsMaster, address: str, caller: Party | None = None) -> grpc.aio.Channel:
+    roots = of_master(master.data).pem.encode()
+    proof = grpc.ssl_channel_credentials(
+        roots, caller.key if caller else None, caller.certificate if caller else None
+    )
+    return grpc.aio.secure_channel(address, proof, options=NAMED)
+
+
+class Caller:
+    """Both services, as a node with this certificate calls them."""
+
+    def __init__(self, master: TlsMaster, caller: Party) -> None:
+        self.channel = channel(master, master.addresses.grpc, caller)
+        stubs: Any = (pb_grpc.NodeServiceStub, pb_grpc.TaskServiceStub)
+        self.nodes, self.tasks = (stub(self.channel) for stub in stubs)
+
+
+async def refused(call: Any) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return f"{caught.value.code().name}: {caught.value.details()}"
+
+
+async def join(
+    master: TlsMaster, token: str, key: bytes = b"", **more: Any
+) -> pb.NodeRegistrationResponse:
+    asked = pb.NodeRegistrationRequest(
+        protocol_version=1, join_token=token, certificate_request=request(key or make_key()), **more
+    )
+    async with channel(master, master.addresses.join) as joining:
+        stub: Any = pb_grpc.NodeServiceStub
+        response: pb.NodeRegistrationResponse = await stub(joining).RegisterNode(
+            asked, timeout=WAIT_S
+        )
+    return response
+
+
+async def joined(master: TlsMaster, name: str = "") -> Party:
+    key = make_key()
+    response = await join(master, await master.token(), key, node_id=name)
+    assert response.accepted, response.reason
+    return Party(response.node_id, key, response.certificate)
+
+
+# ------------------------------------------------------------------ another's name
+
+
+async def _answered(stream: Any, message: object) -> None:
+    await stream.write(message)
+    await stream.read()
+
+
+CALLS: list[tuple[str, Callable[[Caller, str], Any]]] = [
+    ("Heartbeat", lambda c, n: c.nodes.Heartbeat(pb.HeartbeatRequest(node_id=n))),
+    ("Report", lambda c, n: c.nodes.ReportNodeStatus(pb.NodeStatusRequest(node_id=n))),
+    (
+        "OpenChannel",
+        lambda c, n: _answered(
+            c.nodes.OpenChannel(), pb.NodeMessage(hello=pb.HeartbeatRequest(node_id=n))
+        ),
+    ),
+    (
+        "RegisterNode",
+        lambda c, n: c.nodes.RegisterNode(
+            pb.NodeRegistrationRequest(protocol_version=1, node_id=n)
+        ),
+    ),
+    (
+        "ReportTaskStatus",
+        lambda c, n: c.tasks.ReportTaskStatus(
+            pb.TaskStatusRequest(node_id=n, task_id="t", attempt=1)
+        ),
+    ),
+    (
+        "SubmitTaskResult",
+        lambda c, n: c.tasks.SubmitTaskResult(
+            pb.TaskResultRequest(node_id=n, task_id="t", attempt=1)
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("call", [pytest.param(c, id=name) for name, c in CALLS])
+def test_a_node_may_not_act_as_another(
+    tmp_path: Path, call: Callable[[Caller, str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine, other = await joined(master), await joined(master)
+        caller = Caller(master, mine)
+        words = await refused(call(caller, other.name))
+        assert words == f"PERMISSION_DENIED: {mine.name} may not act as {other.name}"
+        assert words.removeprefix("PERMISSION_DENIED: ") in caplog.text
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
+async def _each(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+UNNAMED: list[tuple[str, Callable[[Caller], Any]]] = [
+    (
+        "StreamTaskLogs",
+        lambda c: _answered(
+            c.tasks.StreamTaskLogs(), pb.TaskLogChunk(task_id="t", attempt=1, end=True)
+        ),
+    ),
+    (
+        "FetchTaskInput",
+        lambda c: _each(
+            c.tasks.FetchTaskInput(pb.TaskInputRequest(task_id="t", attempt=1, path="x"))
+        ),
+    ),
+    (
+        "QueryTaskOutput",
+        lambda c: c.tasks.QueryTaskOutput(
+            pb.TaskOutputQuery(task_id="t", attempt=1, sha256=bytes(32))
+        ),
+    ),
+    (
+        "UploadTaskOutput",
+        lambda c: c.tasks.UploadTaskOutput(
+            iter([pb.TaskOutputChunk(task_id="t", attempt=1, sha256=bytes(32))])
+        ),
+    ),
+]
+
+
+def test_what_names_no_node_counts_only_from_the_node_that_holds_the_attempt(
+    tmp_path: Path,
+) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        holder, other = Caller(master, await joined(master, "holder")), Caller(
+            master, await joined(master)
+        )
+        stream = holder.nodes.OpenChannel()
+        hello = pb.HeartbeatRequest(node_id="holder", state=pb.NODE_STATE_READY, incarnation="1")
+        await stream.write(pb.NodeMessage(hello=hello))
+        assert (await stream.read()).HasField("hello")
+        await master.order("/api/v1/tasks", task_id="t", command=["x"])
+        assert (await stream.read()).assign.task_id == "t"
+        for name, call in UNNAMED:
+            words = await refused(call(other))
+            assert words.startswith("PERMISSION_DENIED: node-"), name
+            assert words.endswith("does not hold t.1"), name
+        receipt = await holder.tasks.QueryTaskOutput(
+            pb.TaskOutputQuery(task_id="t", attempt=1, sha256=bytes(32)), timeout=WAIT_S
+        )
+        assert receipt == pb.TaskOutputReceipt()
+        stream.cancel()
+        for caller in (holder, other):
+            await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
+# ------------------------------------------------------------------ who is no node of this master
+
+
+def test_who_has_no_certificate_of_this_master_reaches_nothing_but_registration(
+    tmp_path: Path,
+) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        beat = pb.HeartbeatRequest(node_id="node-x")
+        stub: Any = pb_grpc.NodeServiceStub
+        for stranger in (None, party(authority(), "node-x")):
+            async with channel(master, master.addresses.grpc, stranger) as closed:
+                assert (await refused(stub(closed).Heartbeat(beat))).startswith("UNAVAILABLE")
+        own = party(of_master(master.data), "hivemind-master")
+        async with channel(master, master.addresses.grpc, own) as itself:
+            words = await refused(stub(itself).Heartbeat(beat))
+            assert words == "PERMISSION_DENIED: a node's certificate is needed here"
+        async with channel(master, master.addresses.join) as joining:
+            assert (await refused(stub(joining).Heartbeat(beat))).startswith("UNIMPLEMENTED")
+
+    with_master(tmp_path, scenario)
+
+
+REQUESTS = [
+    pytest.param({"certificate_request": b"x"}, "it is no PKCS#10 request", id="no request"),
+    pytest.param({"protocol_version": 2}, "protocol_version is 2", id="version"),
+    pytest.param({"join_token": "hm1.x"}, "this is no join token", id="token"),
+    pytest.param({"node_id": "Hivemind-Master"}, "node_id: 1 to 64 of a-z", id="capitals"),
+    pytest.param({"node_id": "hivemind-master"}, "the master's own name", id="master's name"),
+    pytest.param({"node_id": "hivemind-master."}, "no dot at its end", id="with a dot"),
+    pytest.param({"node_id": "../x"}, "node_id: 1 to 64 of a-z", id="no name"),
+]
+
+
+@pytest.mark.parametrize(("spoilt", "words"), REQUESTS)
+def test_a_registration_is_refused_with_its_reason(
+    tmp_path: Path, spoilt: dict[str, Any], words: str
+) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        good: dict[str, Any] = {
+            "protocol_version": 1,
+            "join_token": await master.token(),
+            "certificate_request": request(make_key()),
+        }
+        stub: Any = pb_grpc.NodeServiceStub
+        async with channel(master, master.addresses.join) as joining:
+            answer = await stub(joining).RegisterNode(
+                pb.NodeRegistrationRequest(**good | spoilt), timeout=WAIT_S
+            )
+        assert not answer.accepted
+        assert words in answer.reason
+        assert answer.certificate == b""
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_renewal_with_another_key_is_refused(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine = await joined(master)
+        caller = Caller(master, mine)
+        asked = pb.NodeRegistrationRequest(protocol_version=1, node_id=mine.name)
+        asked.certificate_request = request(make_key())
+        answer = await caller.nodes.RegisterNode(asked, timeout=WAIT_S)
+        assert (answer.accepted, answer.reason) == (False, f"{mine.name} belongs to another key")
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_master_that_lost_its_memory_knows_a_node_by_its_certificate(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine = party(of_master(master.data), "node-of-old")
+        caller = Caller(master, mine)
+        beat = pb.HeartbeatRequest(node_id=mine.name)
+        assert (await caller.nodes.Heartbeat(beat, timeout=WAIT_S)).reregister
+        asked = pb.NodeRegistrationRequest(protocol_version=1, node_id=mine.name)
+        answer = await caller.nodes.RegisterNode(asked, timeout=WAIT_S)
+        assert (answer.node_id, answer.trust_level) == ("node-of-old", 0)
+        assert not (await caller.nodes.Heartbeat(beat, timeout=WAIT_S)).reregister
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario, trust_level=3)
+
+
+# ------------------------------------------------------------------ tokens and approval
+
+
+def test_without_a_token_it_is_as_the_owner_has_chosen(tmp_path: Path) -> None:
+    async def take(master: TlsMaster) -> None:
+        answer = await join(master, "")
+        assert (answer.accepted, answer.trust_level) == (True, 0)
+
+    async def refuse(master: TlsMaster) -> None:
+        answer = await join(master, "")
+        assert answer.reason == "this master takes no node without a join token"
+
+    with_master(tmp_path / "a", take, without_token=WithoutToken.TAKE, trust_level=3)
+    with_master(tmp_path / "b", refuse, without_token=WithoutToken.REFUSE)
+
+
+def test_a_node_waits_until_it_is_approved(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        key = make_key()
+        answer = await join(master, "", key, node_name="new")
+        node_id = answer.reason.rpartition(" ")[2]
+        assert answer.reason == f"waiting for approval as {node_id}"
+        (waits,) = await master.nodes()
+        assert (waits["node_id"], waits["name"]) == (node_id, "new")
+        assert waits["state"] == "waiting for approval"
+        stranger = await join(master, "", make_key(), node_id=node_id)
+        assert stranger.reason == f"{node_id} belongs to another key"
+        await master.order(f"/api/v1/nodes/{node_id}/approve", trust_level=2)
+        for _ in range(2):  # the first answer may be lost
+            answer = await join(master, "", key)
+            assert (answer.accepted, answer.node_id, answer.trust_level) == (True, node_id, 2)
+        assert [n["state"] for n in await master.nodes()] == ["unspecified"]
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_token_is_good_for_its_time_and_kept_as_a_digest_only(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        token = await master.token(ttl_s=1)
+        secret = token.rpartition(".")[2].encode()
+        async with asyncio.timeout(WAIT_S):
+            while (answer := await join(master, token)).accepted:
+                token = await master.token(ttl_s=1)
+                await asyncio.sleep(1.1)
+        assert answer.reason == "this join token has expired"
+        for path in master.data.rglob("*"):
+            assert not path.is_file() or secret not in path.read_bytes(), path
+
+    with_master(tmp_path, scenario)
+
+
+# ------------------------------------------------------------------ the API
+
+
+def test_the_api_wants_the_admin_token(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        async def status(path: str, **headers: str) -> int:
+            return await asyncio.to_thread(_status, master.url, path, headers)
+
+        assert await status(DISCOVERY) == 200
+        for authorization in ("", "Bearer x", "Bearer \xe9", "Basic eDp4"):
+            for path in ("/api/v1/nodes", "/api/v1/tasks", "/api/v1/authority", "/none"):
+                assert await status(path, Authorization=authorization) == 401, authorization
+        file = master.addresses.admin_token_file
+        assert file is not None
+        assert file.stat().st_mode & 0o777 == 0o600
+        shown = {"Authorization": f"Bearer {file.read_text().strip()}"}
+        assert await status("/api/v1/nodes", **shown) == 200
+        assert await status("/api/v1/nodes", **shown, Origin="https://x") == 403
+
+    with_master(tmp_path, scenario)
+
+
+def _status(url: str, path: str, headers: dict[str, str]) -> int:
+    address = url.removeprefix("https://")
+    with contextlib.closing(
+        http.client.HTTPSConnection(address, timeout=10, context=unverified())
+    ) as connection:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+# ------------------------------------------------------------------ TLS 1.3 alone
+
+
+def test_an_older_tls_is_refused_everywhere(tmp_path: Path) -> None:
+    """In a process of its own: what has gRPC refuse it must be set before it is imported."""
+
+    async def scenario() -> None:
+        master = MasterProcess(tmp_path / "m", "--tls")
+        await master.start()
+        try:
+            for address in (master.grpc, master.join, master.http):
+                assert await asyncio.to_thread(handshake, address, ssl.TLSVersion.TLSv1_2) == ""
+                assert await asyncio.to_thread(handshake, address, ssl.TLSVersion.TLSv1_3) == (
+                    "TLSv1.3"
+                )
+        finally:
+            await master.stop()
+
+    asyncio.run(scenario())
+
+
+def handshake(address: str, newest: ssl.TLSVersion) -> str:
+    """The version that was agreed on; empty: none."""
+    context = unverified()
+    context.maximum_version = newest
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as plain:
+        try:
+            with context.wrap_socket(plain) as secure:
+                return str(secure.version())
+        except OSError:
+            return ""
+
+
+# ------------------------------------------------------------------ a change of the authority
+
+
+def test_the_authority_changes_over_a_certificates_life(tmp_path: Path) -> None:
+    now_unix_s = 1_800_000_000.0
+    master = Identity(tmp_path, lambda: now_unix_s)
+    old, node_key = master.bundle, ca.read_request(request(make_key()))
+    first_admin = master.admin_token
+    before = master.issue("node-a", node_key)
+    digest = master.rotate()
+    assert master.rotate() == digest  # one at a time
+    both = certificates(master.bundle)
+    assert [digest_of(one) for one in both] == [digest_of(old), digest]
+    assert master.digest == digest_of(old)  # of tokens: it signs the master's own still
+    after = master.issue("node-a", node_key)
+    assert signer_of(before, both) == 0
+    assert signer_of(after, both) == 1
+
+    version, now_unix_s = master.version, now_unix_s + 29 * DAY_S
+    master.refresh()
+    assert certificates(master.bundle) == both
+    assert master.version > version  # its own certificate was renewed meanwhile
+    version, now_unix_s = master.version, now_unix_s + DAY_S
+    master.refresh()
+    assert certificates(master.bundle) == both[1:]
+    assert (master.digest, master.version) == (digest, version + 1)
+    assert master.admin_token.split(".")[1:] == [digest, first_admin.split(".")[2]]
+    master.refresh()
+    assert master.version == version + 1
+    assert Identity(tmp_path, lambda: now_unix_s).bundle == master.bundle
+
+
+def signer_of(certificate: str, bundle: list[str]) -> int:
+    issued = x509.load_pem_x509_certificate(certificate.encode())
+    names = [x509.load_pem_x509_certificate(one.encode()).subject for one in bundle]
+    return names.index(issued.issuer)
+
+
+def test_the_masters_own_certificate_is_renewed_while_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("procs.master.main.REFRESH_EVERY_S", 0.05)
+    (tmp_path / "master").mkdir()
+    made = Identity(tmp_path / "master", lambda: 0.0)  # in 1970: all is to be renewed
+    file = tmp_path / "master" / "identity" / "master.pem"
+    old = file.read_bytes()
+    assert made.bundle
+
+    async def scenario(master: TlsMaster) -> None:
+        assert file.read_bytes() != old
+        address = master.url.removeprefix("https://")
+        first = await asyncio.to_thread(shown, address)
+        aged = party(of_master(master.data), "hivemind-master", age_s=21 * DAY_S)
+        file.write_bytes(aged.key + aged.certificate)
+        for listens in (address, master.addresses.grpc, master.addresses.join):
+            async with asyncio.timeout(WAIT_S):
+                while await asyncio.to_thread(shown, listens) == first:
+                    await asyncio.sleep(0.05)
+
+    with_master(tmp_path, scenario)
+
+
+def shown(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "master.pem", "admin.token"])
+def test_a_broken_file_of_the_identity_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    Identity(tmp_path, lambda: 0.0)
+    (tmp_path / "identity" / name).write_text("nothing of use")
+    with pytest.raises(identity.IdentityError, match=re.escape(str(tmp_path / "identity"))):
+        Identity(tmp_path, lambda: 0.0)
+
+
+def test_https_is_verified_by_the_authority_under_the_masters_name(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        bundle = of_master(master.data).pem
+        assert (await asyncio.to_thread(get, master.url, DISCOVERY, bundle)).by_authority
+        assert by_authority(bundle).name == "hivemind-master"
+
+    with_master(tmp_path, scenario)
