@@ -28,7 +28,7 @@ from procs.executor.engine import (
 )
 from procs.executor.sandbox import LABEL_HOME, resolv_conf
 from shared import sentences
-from shared.egress import bridge, names, number
+from shared.egress import MOST_BRIDGES, bridge, names, number
 from shared.files import write_atomic
 from shared.messages import TaskPhase, VpnState
 from shared.sentences import Said
@@ -41,6 +41,7 @@ LABEL_NETWORK = "hivemind.network"
 ISOLATED = "com.docker.network.bridge.enable_icc"  # "false": containers on it don't meet
 MOST_TASK_NETWORKS, MOST_INSTALL_NETWORKS = 16, 4
 ENSURE_EACH_S = 30.0  # while the firewall covers none
+MOST_REFUSED = 8  # names that are tried for one network
 AGAIN_S = 10.0  # before it is tried again to make one, or to use one where a stranger was
 
 
@@ -195,25 +196,32 @@ class Networks:
         return found.bridge == name and found.labels.get(LABEL_HOME) == self._home
 
     def _make_one(self, owner: Hashable | None) -> str:
-        """One more; with an owner, it is theirs."""
-        name = self._new_name(owner)
-        try:
-            self._make(name)
-        except (EngineAwayError, EngineRefusedError) as err:
-            self._forget(owner, name)
-            if isinstance(err, EngineAwayError):
+        """One more; with an owner, it is theirs. An engine that died while it made one may refuse
+        that bridge for ever and show nobody why: then another."""
+        refused: set[str] = set()
+        while True:
+            name = self._new_name(owner, refused)
+            try:
+                self._make(name)
+            except EngineAwayError:
+                self._forget(owner, name)
                 raise
-            raise self._cannot(str(err)) from err
-        return name
+            except EngineRefusedError as err:
+                self._forget(owner, name)
+                refused.add(name)
+                if len(refused) == MOST_REFUSED:
+                    raise self._cannot(str(err)) from err
+            else:
+                return name
 
-    def _new_name(self, owner: Hashable | None) -> str:
+    def _new_name(self, owner: Hashable | None, refused: set[str]) -> str:
         with self._lock:
             taken = self._pool.known | set(self._pool.held.values())
             if len(taken) >= self._most:
                 self._pool.again_at_s = time.monotonic() + AGAIN_S
                 raise NetworkWaitError(f"waiting for one of this node's {len(taken)} task networks")
-            free = (bridge(self._prefix, n) for n in range(self._most))
-            name = next(name for name in free if name not in taken)
+            names = (bridge(self._prefix, n) for n in range(MOST_BRIDGES))
+            name = next(name for name in names if name not in taken | refused)
             self._pool.known.add(name)
             if owner is not None:
                 self._pool.held[owner] = name
