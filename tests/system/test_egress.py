@@ -10,16 +10,18 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
 
+from shared.bus import Tap
 from shared.egress import names
-from shared.messages import TaskPhase
+from shared.messages import TaskPhase, VpnState
 from shared.taskdir import TaskKey
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.system.engine.private import PrivateEngine
+from tests.system.whole import Worker, docker_api, until, whole
 from tests.vpn.wires import (
     DIRECT_HOST,
     DIRECT_NEIGHBOUR,
@@ -232,3 +234,48 @@ def test_without_the_firewalls_word_it_waits(world: tuple[ExecutorAlone, Wires])
         os.kill(vpn, signal.SIGCONT)
     assert executor.wait_report(key).phase is TaskPhase.SUCCEEDED
     executor.wait_released(key)
+
+
+def test_a_whole_worker_beside_another_gives_its_task_the_same(
+    world: tuple[ExecutorAlone, Wires], engine: PrivateEngine
+) -> None:
+    """From the master's submission to what it has of the task, on a network of its own."""
+    other = world[0].networks()
+    asks = {"ASK": json.dumps([(NAME, 80), (METADATA, 80), (LAN_HOST, 80), (VPN_PEER, 80)])}
+    with whole(
+        engine.host, engine.task_image, world[1].spaces["host"], EGRESS="on", EGRESS_DNS=RESOLVER
+    ) as (worker, master):
+        try:
+            until(lambda: covered(worker), "a covered bridge")
+            task_id = master.submit(
+                "python3", "-c", ASKS.replace("WAIT", "2.0"),
+                network="egress", environment=asks, cpus=0.5, memory_bytes=64 * 2**20,
+            )  # fmt: skip
+            assert master.ended(task_id)["state"] == "succeeded"
+            assert json.loads(master.log(task_id)["stdout"]) == {
+                f"{NAME}:80": True, f"{METADATA}:80": False, f"{LAN_HOST}:80": False,
+                f"{VPN_PEER}:80": False,
+            }  # fmt: skip
+            mine = networks_of(worker, engine)
+            assert len(mine) == 1
+            assert not {*mine} & {*other}
+        finally:
+            worker.stop()
+            with docker_api(engine.host) as api:
+                for network in networks_of(worker, engine):
+                    api.remove_network(network)
+            table = names(worker.home).table
+            world[1].run("host", "nft", "delete", "table", "inet", table)
+
+
+def covered(worker: Worker) -> tuple[str, ...]:
+    with closing(Tap(worker.home, ["vpn.state"])) as tap:
+        heard = tap.next(5.0)
+    state = heard[1] if heard is not None else None
+    return state.covered_bridges if isinstance(state, VpnState) else ()
+
+
+def networks_of(worker: Worker, engine: PrivateEngine) -> list[str]:
+    with docker_api(engine.host) as api:
+        label = {"label": f"hivemind.home={worker.home}"}
+        return [row["Name"] for row in api.networks(filters=label)]

@@ -320,11 +320,22 @@ def _contents(archive: tarfile.TarFile) -> Iterator[tuple[str, str]]:
             yield entry.name, hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
+def _enter_namespace(configuration: Path, namespace: str) -> None:
+    text = configuration.read_text()
+    start = "/bin/sh %(here)s/procs/start.sh vpn"
+    assert start in text
+    configuration.write_text(text.replace(start, f"nsenter --net=/run/netns/{namespace} {start}"))
+
+
 @contextmanager
-def whole(engine: str, image: str, **settings: str) -> Iterator[tuple[Worker, Master]]:
-    """A worker that is ready, and its master."""
+def whole(
+    engine: str, image: str, namespace: str = "", **settings: str
+) -> Iterator[tuple[Worker, Master]]:
+    """A worker that is ready, and its master. `namespace`: of the engine's network, for vpn."""
     with short_folder() as folder, closing(Master(folder / "m")) as master:
         check_out(folder / "c")
+        if namespace:
+            _enter_namespace(folder / "c" / "supervisor.conf", namespace)
         worker = Worker(
             folder / "c",
             MASTER_NODE_URL=master.url,
