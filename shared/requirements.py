@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+MOST_CHARACTERS = 100_000  # of all lines: reading them takes its time, some 2 µs each
 EXPECTED = "must be a requirement such as numpy>=2 or name @ https://host/name-1.0-py3-none-any.whl"
 OPTION = "begins with -: no options of pip; index, certificate and proxy are the node owner's"
 
@@ -22,7 +23,7 @@ def fault(line: str) -> str | None:
         return "must be printable, without \\ and ${"  # pip joins lines, and expands variables
     try:
         requirement = Requirement(_without_comment(line))
-    except InvalidRequirement:
+    except (InvalidRequirement, RecursionError):  # of brackets in brackets
         return EXPECTED
     return None if requirement.url is None else _url_fault(requirement.url)
 

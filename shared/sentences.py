@@ -149,6 +149,9 @@ CPUS_INVALID = _invalid(
 SIZE_INVALID = _invalid("{field}: is over {most}", "give a size in bytes, or 0 for the default")
 TIMEOUT_INVALID = _invalid("timeout: must be more than 0", "leave it out for the node's default")
 STOP_GRACE_INVALID = _invalid("stop_grace: must be 0 or more", "leave it out for the default")
+REQUIREMENTS_TOO_LONG = _invalid(
+    "requirements: are over {most} characters", "name fewer, or put what is needed into the image"
+)
 TOO_MANY = _invalid("{field}: are over {most}", "pack many files into one archive, drop the rest")
 DIGEST_INVALID = _invalid("{field}: must be {length} bytes", "give the content's SHA-256, raw")
 INLINE_TOO_LARGE = _invalid(
@@ -327,6 +330,11 @@ IMAGE_STALLED = _failed(
     Cause.IMAGE,
     "image {image} could not be pulled: nothing moved for {waited_s} s, {where}",
     "order another attempt, later or on another node: its registry or the way to it is stuck",
+)
+IMAGE_NO_ROOM = _failed(
+    Cause.NODE,
+    "image {image} could not be pulled, the disk is full: {words}",
+    "order another attempt elsewhere; the node's owner should free some, or lower IMAGE_DISK_PCT",
 )
 IMAGE_VANISHED = _failed(
     Cause.IMAGE,

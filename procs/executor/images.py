@@ -1,17 +1,19 @@
 """The images that this worker pulled, and which of them go when Docker's disk fills up.
 
-`lib/images.json` says what was pulled and when it was last used. What is not in it, the owner's
-own images, is never touched; a crash just after a pull leaves one that stays for ever. Docker is
-never forced: it refuses what a container has.
+`lib/images.json` says what was pulled and when it was last used; `lib/pulling.json` what is being
+pulled, so that what a killed life brought is known by the next. What is in neither, the owner's own
+images, is never touched. Docker is never forced: it refuses what a container has.
 """
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +32,8 @@ log = logging.getLogger("executor")
 LOOK_EACH_S = 300.0  # at the disk, as long as there is something that could go
 RELIEF_PCT = 10  # below the setting: else each pull would meet the limit again
 Done = Callable[[], None]  # what a job leaves to the loop: nothing
+IMAGES, PULLING = "images.json", "pulling.json"
+T = TypeVar("T")
 YOUNGEST_S = 600.0  # since it was pulled or used: the next of its tasks may be on its way
 
 
@@ -87,12 +91,29 @@ def _repository(text: str) -> str:
 
 
 class Record:
-    """`lib/images.json`. Safe in any thread."""
+    """Both files. Safe in any thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._path, self._pulling_path = folder / IMAGES, folder / PULLING
         self._lock = threading.Lock()
-        self._ours = _read(path)
+        self._ours = _read(self._path, Ours)
+        self._pulling = _read(self._pulling_path, tuple[str, ...])
+
+    def pulling(self) -> dict[str, tuple[str, ...]]:
+        """What was begun: by name, the ids of the images that were here before."""
+        with self._lock:
+            return dict(self._pulling)
+
+    def begin(self, name: str, before: Iterable[str]) -> None:
+        """Of a pull: durable on return, if the disk has room."""
+        with self._lock:
+            self._pulling.setdefault(name, tuple(sorted(before)))
+            write_atomic(self._pulling_path, msgspec.json.encode(self._pulling))
+
+    def end(self, name: str) -> None:
+        with self._lock:
+            if self._pulling.pop(name, None) is not None:
+                write_atomic(self._pulling_path, msgspec.json.encode(self._pulling))
 
     def all(self) -> dict[str, Ours]:
         with self._lock:
@@ -133,9 +154,9 @@ class Record:
         write_atomic(self._path, msgspec.json.encode(self._ours))
 
 
-def _read(path: Path) -> dict[str, Ours]:
+def _read(path: Path, kind: type[T]) -> dict[str, T]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Ours])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, kind])  # type: ignore[valid-type]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:  # what is in it stays: nothing is removed on a guess
@@ -144,14 +165,16 @@ def _read(path: Path) -> dict[str, Ours]:
 
 
 class Images:
-    """The loop's side; `tidy` is a job, `before` and `came` belong to a pull's thread."""
+    """The loop's side; `tidy` is a job, `pulling` belongs to a pull's thread."""
 
     def __init__(self, engine: Engine, home: Path, docker_host: str, most_pct: int) -> None:
         self._engine = engine
         self._home = home
         self._engine_is_local = docker_host.startswith("unix://")
         self._most_pct = most_pct
-        self._record = Record(home / "lib" / "images.json")
+        self._record = Record(home / "lib")
+        self._lock = threading.Lock()
+        self._under_way: list[str] = []  # a name twice: its first pull was given up, and hangs
         self._used: dict[str, float] = {}
         self._due_s = 0.0
 
@@ -166,7 +189,7 @@ class Images:
         self._due_s = 0.0
 
     def is_due(self, now_s: float) -> bool:
-        return now_s >= self._due_s and bool(self._record.all())
+        return now_s >= self._due_s and bool(self._record.all() or self._record.pulling())
 
     def tidying(self, data_root: str, wanted: set[str], now_s: float) -> Callable[[], Done]:
         """The job, for now; `wanted` are the names that held attempts or the settings have."""
@@ -176,20 +199,42 @@ class Images:
 
     # -------------------------------------------------------------- threads
 
-    def before(self) -> frozenset[str]:
-        """The images that are here before a pull: should it bring one of them, it is not ours."""
-        return frozenset(image.image_id for image in self._engine.images())
-
-    def came(self, name: str, before: frozenset[str]) -> None:
+    @contextmanager
+    def pulling(self, name: str) -> Iterator[None]:
+        """Around a pull. An image that is here before is not ours, should the pull bring it."""
+        with self._lock:
+            self._under_way.append(name)
         try:
-            image_id = self._engine.image(name).digest
-            if image_id not in before or image_id in self._record.all():
-                self._record.add(image_id, name)
-        except (NotThereError, OSError) as err:  # removed already, or a full disk
-            log.warning("image %s is not noted as pulled, and will stay: %s", name, err)
+            before = [image.image_id for image in self._engine.images()]
+            try:
+                self._record.begin(name, before)
+            except OSError as err:
+                log.warning("the pull of image %s is not noted: %s", name, err)
+            yield
+        finally:
+            with self._lock:
+                self._under_way.remove(name)
+            self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        """No pull of it is under way any more: what came is ours."""
+        with self._lock:
+            before = self._record.pulling().get(name)
+            if before is None or name in self._under_way:
+                return
+        try:
+            with suppress(NotThereError):
+                image_id = self._engine.image(name).digest
+                if image_id not in before or image_id in self._record.all():
+                    self._record.add(image_id, name)
+            self._record.end(name)
+        except OSError as err:  # a full disk
+            log.warning("image %s is not noted as pulled yet: %s", name, err)
 
     def tidy(self, data_root: str, wanted: set[str], used: Mapping[str, float]) -> Done:
         try:
+            for name in self._record.pulling():
+                self._settle(name)
             known = set(self._record.all())  # before the list: what comes meanwhile is not gone
             local = self._engine.images()
             self._record.forget(known - {image.image_id for image in local})

@@ -29,9 +29,10 @@ MOST_AT_ONCE = 8  # more only share the line; the others wait their turn
 AGAIN_S = 1.0  # before the same is asked for again of an engine that was away
 NO_PROGRESS_S = 120.0  # without a byte or a step: it has failed
 MOST_TRIES = 3  # of a registry that does not answer as it should: some ten seconds in all
+DISK_FULL = "no space left"
 LASTING = (  # words of answers that would be the same in ten seconds
     "denied", "unauthorized", "no basic auth credentials", "no matching manifest", "invalid",
-    "x509", "HTTP response to HTTPS client", "unsupported", "no space left",
+    "x509", "HTTP response to HTTPS client", "unsupported", DISK_FULL,
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ LASTING = (  # words of answers that would be the same in ten seconds
 class _Try:
     """One call of the engine. `note` is the thread's, `end` the loop's."""
 
+    has_begun: bool = False  # else it waits for others to end
     progress: Progress = field(default_factory=Progress)
     percent: int | None = None
     moves: int = 0
@@ -79,6 +81,8 @@ class _Pull:
 
     def look(self, now_s: float) -> None:
         """Take over what its thread has seen."""
+        if self.running is not None and not self.running.has_begun:
+            self.moved_s = now_s  # that others don't move is not its end
         if self.running is not None and self.running.moves != self.moves_seen:
             self.moves_seen, self.moved_s = self.running.moves, now_s
             self.percent = max(self.percent or 0, self.running.percent or 0)
@@ -129,6 +133,8 @@ class Pulls:
             return ""
         if pull.running is None and pull.words:
             return f"to be pulled again: {pull.words}"
+        if pull.running is not None and not pull.running.has_begun:
+            return "waiting for other images to be pulled"
         return "pulling" if pull.percent is None else f"pulling {pull.percent}%"
 
     def want(self, images: set[str], now_s: float) -> None:
@@ -176,11 +182,11 @@ class Pulls:
 
     def _try(self, image: str, one: _Try) -> _End:
         """In a thread."""
+        one.has_begun = True
         try:
             if not self._is_here(image):
-                before = self._images.before()
-                one.follow(self._engine.pull(image))
-                self._images.came(image, before)
+                with self._images.pulling(image):
+                    one.follow(self._engine.pull(image))
         except NotThereError as err:
             return _End(image, str(err))
         except EngineRefusedError as err:
@@ -203,6 +209,8 @@ class Pulls:
 def _refusal(end: _End, tries: int) -> Said[TaskPhase] | None:
     if not end.words:
         return None
+    if DISK_FULL in end.words:
+        return sentences.IMAGE_NO_ROOM.say(image=end.image, words=end.words)
     words = f"{end.words} ({tries} tries)" if tries > 1 else end.words
     return sentences.IMAGE_NOT_PULLED.say(image=end.image, words=words)
 

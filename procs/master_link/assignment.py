@@ -229,6 +229,10 @@ def _check_count(field: str, items: Sized) -> None:
 
 
 def _requirements(lines: Sequence[str]) -> tuple[str, ...]:
+    if sum(map(len, lines)) > requirements.MOST_CHARACTERS:
+        raise Malformed(
+            sentences.REQUIREMENTS_TOO_LONG.say(most=requirements.MOST_CHARACTERS)
+        )
     _check_count("requirements", lines)
     for number, line in enumerate(lines):
         fault = requirements.fault(line)

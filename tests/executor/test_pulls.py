@@ -155,7 +155,6 @@ def test_an_image_that_has_come_meanwhile_is_not_pulled(pulls: Pulls, registry: 
         NotThereError("manifest unknown"),
         EngineRefusedError("Head …: no basic auth credentials"),
         EngineRefusedError("pull access denied for a"),
-        EngineRefusedError("write /x: no space left on device"),
     ],
 )
 def test_what_would_be_the_same_again_fails_at_once(
@@ -164,6 +163,16 @@ def test_what_would_be_the_same_again_fails_at_once(
     registry.answers.append(refusal)
     pulls.want({"a"}, 0.0)
     assert refused(pulls).startswith(f"image a could not be pulled: {refusal}; ")
+
+
+def test_a_full_disk_is_the_nodes_fault(pulls: Pulls, registry: Registry) -> None:
+    registry.answers.append(EngineRefusedError("write /x: no space left on device"))
+    pulls.want({"a"}, 0.0)
+    (pulled,) = ended(pulls)
+    assert pulled.refused is not None
+    assert pulled.refused.cause == "node"
+    words = "the disk is full: write /x: no space left on device; "
+    assert pulled.refused.text.startswith(f"image a could not be pulled, {words}")
 
 
 def test_what_may_pass_is_tried_again_a_few_times(pulls: Pulls, registry: Registry) -> None:
@@ -300,3 +309,19 @@ def test_a_few_that_hang_keep_no_other_from_coming(pulls: Pulls, registry: Regis
     pulls.want({*hanging, "z"}, 0.0)
     registry.stream().said.put(None)
     assert ended(pulls) == [Pulled("z")]
+
+
+def test_who_waits_for_others_to_end_has_not_stalled(pulls: Pulls, registry: Registry) -> None:
+    hanging = {f"h{n}" for n in range(MOST_AT_ONCE)}
+    pulls.want(hanging, 0.0)
+    streams = [registry.stream() for _ in hanging]
+    pulls.want({*hanging, "z"}, 1.0)
+    pulls.want({*hanging, "z"}, NO_PROGRESS_S - 1)
+    assert pulls.progress("z") == "waiting for other images to be pulled"
+    pulls.want({*hanging, "z"}, NO_PROGRESS_S + 1)  # z has waited for as long
+    assert all(stream.ended.wait(DEADLINE_S) for stream in streams)
+    registry.stream().said.put(None)
+    found: dict[str, bool] = {}
+    while len(found) < len(hanging) + 1:
+        found.update((p.image, p.refused is None) for p in ended(pulls, NO_PROGRESS_S + 1))
+    assert [image for image, is_here in found.items() if is_here] == ["z"]

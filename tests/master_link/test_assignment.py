@@ -88,6 +88,7 @@ MALFORMED = [
         "labels", lambda a: a.labels.update({str(n): "" for n in range(10_001)}), id="labels"
     ),
     pytest.param("requirements", lambda a: a.requirements.extend(["a"] * 10_001), id="many lines"),
+    pytest.param("requirements", lambda a: a.requirements.extend(["a" * 1000] * 101), id="long"),
     pytest.param("output_globs", lambda a: a.output_globs.extend(["a"] * 10_001), id="many globs"),
     pytest.param("command", lambda a: a.command.extend([""] * 300_000), id="many arguments"),
     pytest.param("inputs[0].path", _paths("/".join(["x" * 200] * 19)), id="long path in all"),

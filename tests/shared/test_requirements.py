@@ -42,6 +42,7 @@ def test_taken_in_one_spelling(line: str, spelled: str | None) -> None:
         pytest.param("x @ https://evil/${PIP_INDEX_URL}", "printable", id="the owner's password"),
         pytest.param("x @ https://h/x\\", "printable", id="goes on in the next line"),
         pytest.param("x\n-r y", "printable", id="two lines"),
+        pytest.param(f"x; {'(' * 5000}a == 'b'{')' * 5000}", "must be", id="brackets in brackets"),
     ],
 )
 def test_refused(line: str, why: str) -> None:
