@@ -3,7 +3,8 @@
 Every line has its reason. Nothing here is configurable by a task beyond its granted limits.
 """
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ RESOLV_AT = "/etc/resolv.conf"
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # else there is nothing to close
 REQUIREMENTS_AT = "/requirements"
-OWN_PLACES = (TASK_AT, OUTPUT_AT, CLAIM_AT, REQUIREMENTS_AT)  # no volume of an image's is there
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the keeper's too
 
 LABEL_TASK, LABEL_ATTEMPT, LABEL_NODE = "hivemind.task", "hivemind.attempt", "hivemind.node"
@@ -124,6 +124,7 @@ def container(
 
 def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:
     memory = max(grant.memory_bytes, LEAST_BYTES)
+    mounts = _mounts(place, grant)
     return {
         "Runtime": runtime,
         "DeviceRequests": gpus.requests(grant.gpus),
@@ -143,8 +144,8 @@ def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, A
             {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
         ],
         "ShmSize": min(64 * MIB, memory // 2),
-        "Tmpfs": _tmpfs(image, memory // 2),
-        "Mounts": _mounts(place, grant),
+        "Tmpfs": _tmpfs(image, memory // 2, {mount["Target"] for mount in mounts}),
+        "Mounts": mounts,
         "LogConfig": {"Type": "none"},  # the keeper writes the log
         "RestartPolicy": {"Name": "no"},  # a task never runs twice
         "AutoRemove": False,  # until its end is known
@@ -175,11 +176,17 @@ def _pids(grant: Grant, runtime: str) -> int:
     return grant.processes + (GVISOR_EXTRA_PIDS if runtime == GVISOR else KEEPER_EXTRA_PIDS)
 
 
-def _tmpfs(image: Image, size: int) -> dict[str, str]:
-    """/tmp and the image's own volumes: sized, and counted as the task's memory."""
+def _tmpfs(image: Image, size: int, own: Collection[str]) -> dict[str, str]:
+    """/tmp and each volume of the image's that is not a place of ours: sized, and counted as the
+    task's memory. Docker would give it a volume on the host's disk, without a limit."""
     options = f"rw,nosuid,nodev,size={size},mode=1777"
-    paths = ("/tmp", *(v for v in image.volumes if v not in OWN_PLACES))
+    paths = ("/tmp", *(path for v in image.volumes if (path := _cleaned(v)) not in own))
     return dict.fromkeys(paths, options)
+
+
+def _cleaned(path: str) -> str:
+    """As Docker writes it: /a for a/, //a and /b/../a."""
+    return posixpath.normpath(f"/{path.lstrip('/')}")
 
 
 def _mounts(place: Place, grant: Grant) -> list[dict[str, Any]]:

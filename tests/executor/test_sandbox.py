@@ -55,6 +55,36 @@ def test_a_network_is_the_bridge_that_was_given_and_its_resolvers() -> None:
     assert not {"Dns", "Sysctls", "ExtraHosts"} & set(HOST)
 
 
+@pytest.mark.parametrize(
+    ("volume", "paths"),
+    [
+        pytest.param("/data/", ["/data"], id="slash at its end"),
+        pytest.param("//a/../data", ["/data"], id="another way to it"),
+        pytest.param("data", ["/data"], id="relative"),
+        pytest.param("/output/", [], id="the output"),
+        pytest.param("/output/x", ["/output/x"], id="below the output"),
+        pytest.param("/.hivemind/", [], id="the claim"),
+        pytest.param("/.keeper", [], id="the keeper"),
+        pytest.param("/requirements", ["/requirements"], id="no requirements"),
+        pytest.param("/tmp/", [], id="there anyway"),
+    ],
+)
+def test_a_volume_of_the_images_is_in_memory_or_a_place_of_ours(
+    volume: str, paths: list[str]
+) -> None:
+    """Docker would put it on the host's disk, without a limit."""
+    image = Image("sha256:1", volumes=(volume,))
+    host = container(PLACE, image, Grant(0.5, GIB, GIB, 64), "runc")["HostConfig"]
+    assert list(host["Tmpfs"]) == ["/tmp", *paths]
+
+
+def test_the_requirements_are_no_volume_of_the_images() -> None:
+    image = Image("sha256:1", volumes=("/requirements",))
+    host = container(PLACE, image, Grant(0.5, GIB, GIB, 64, layer="l"), "runc")["HostConfig"]
+    assert list(host["Tmpfs"]) == ["/tmp"]
+    assert [m["Target"] for m in host["Mounts"]].count("/requirements") == 1
+
+
 def test_nothing_else_of_the_host_is_given() -> None:
     assert not {"Binds", "Devices", "CapAdd", "VolumesFrom", "PidMode"} & set(HOST)
     assert HOST["DeviceRequests"] == []
