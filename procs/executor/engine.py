@@ -351,10 +351,12 @@ class DockerEngine:
         return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
 
     def installing(self, home: str) -> list[Installing]:
-        """This home's containers that install requirements."""
+        """This home's containers that install requirements; not a task's, which has its image's
+        labels too."""
         with _translated():
             labels = [f"{LABEL_HOME}={home}", LABEL_LAYER]
             rows = self._api().containers(all=True, filters={"label": labels})
+        rows = [row for row in rows if not row["Labels"].get(LABEL_TASK)]
         names = (next(iter(row.get("Names") or [""])).lstrip("/") for row in rows)
         return [Installing(row["Id"], n, row["State"]) for row, n in zip(rows, names, strict=True)]
 

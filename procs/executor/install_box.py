@@ -12,17 +12,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from procs.executor.claim import Start
 from procs.executor.networks import Taken
-from procs.executor.quota import Grant
+from procs.executor.quota import DEFAULT_PROCESSES, Grant
 from procs.executor.run_record import RunRecord
 from procs.executor.sandbox import (
     LABEL_HOME,
     LABEL_LAYER,
+    LABEL_TASK,
     OUTPUT_AT,
     TASK_AT,
     Image,
@@ -60,6 +62,8 @@ OPTIONS = (
     "-r", f"{TASK_AT}/{LINES}",
 )  # fmt: skip
 FILE_TOO_LARGE = os.strerror(errno.EFBIG)  # one file may be as large as all of it
+DISK_FULL = os.strerror(errno.ENOSPC)  # the host's
+RESULT, END_OF_OUTPUT = "╰─> ", "[end of output]"
 STEPS = re.compile(r"(Collecting|Downloading|Building|Preparing|Getting|Installing) .*")
 
 
@@ -139,11 +143,17 @@ def body(
     place: Place, image: Image, grant: Grant, runtime: str, layer: str, network: Taken
 ) -> dict[str, Any]:
     """A task's container, but for its labels and pip."""
-    granted = replace(grant, network=network.name, gpus=())  # a card is for the task alone
+    granted = replace(
+        grant,
+        network=network.name,
+        gpus=(),  # a card is for the task alone
+        processes=max(grant.processes, DEFAULT_PROCESSES),  # a layer is for others too
+    )
     made = container(place, image, granted, runtime, network.resolvers)
     made["Labels"] = {
         LABEL_HOME: str(place.home),
-        LABEL_LAYER: layer,  # no LABEL_TASK: it is no attempt's
+        LABEL_LAYER: layer,
+        LABEL_TASK: "",  # it is no attempt's, whatever labels the image has
     }
     made["HostConfig"]["Mounts"] += [bind(pip_folder(), f"{PIP_AT}/pip", read_only=True)]
     return made
@@ -175,21 +185,26 @@ def why(
     oldest = ".".join(map(str, python_floor()))
     if record.failed_errno is not None or ended is None:
         return sentences.REQUIREMENTS_WITHOUT_PYTHON.say(image=image, oldest=oldest)
+    if ended.oom_kills:  # though pip may have done without what was being built: others share it
+        return sentences.REQUIREMENTS_OUT_OF_MEMORY.say(limit=grant.memory_bytes)
     if ended.code == 0:
         return None
     if ended.code == TOO_OLD:
         return sentences.REQUIREMENTS_PYTHON_OLD.say(image=image, oldest=oldest)
-    if ended.oom_kills:
-        return sentences.REQUIREMENTS_OUT_OF_MEMORY.say(limit=grant.memory_bytes)
     words = _words(lines) or f"pip exited {ended.code}"
     if FILE_TOO_LARGE in words:
         used, limit = f"over {grant.disk_bytes}", grant.disk_bytes
         return sentences.REQUIREMENTS_OUT_OF_DISK.say(used=used, limit=limit)
+    if DISK_FULL in words:
+        return sentences.REQUIREMENTS_NODE.say(words=words)
     return sentences.REQUIREMENTS_NOT_INSTALLED.say(words=words)
 
 
 def _words(lines: Iterable[str]) -> str:
-    """pip's errors, or its last words."""
+    """pip's errors, or the package that failed, and the last word of its build; or its last."""
     said = [line.strip() for line in lines if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    return "; ".join(errors[-MOST_ERRORS:] or said[-MOST_ERRORS:])
+    named = [line.removeprefix(RESULT) for line in said if line.startswith(RESULT)]
+    ends = [line for line, after in pairwise(said) if after == END_OF_OUTPUT]
+    failed = errors[-MOST_ERRORS:] or (named[-1:] if ends else said[-MOST_ERRORS:])
+    return "; ".join((*failed, *ends[-1:]))

@@ -9,16 +9,21 @@ first. Reads the files that the keeper writes; publishes nothing.
 import logging
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from procs.executor import cgroup, install_box
 from procs.executor.attempt import Attempt
-from procs.executor.claim import seal, write_claim
+from procs.executor.claim import Start, seal, write_claim
 from procs.executor.collect import TooLargeError, disk_use_bytes
-from procs.executor.engine import Engine, EngineAwayError, EngineRefusedError
+from procs.executor.engine import (
+    Engine,
+    EngineAwayError,
+    EngineRefusedError,
+    NotThereError,
+)
 from procs.executor.install_box import CERT, INSTALLED, LINES, SCRATCH, PipSettings
 from procs.executor.jobs import Jobs
 from procs.executor.layers import LayerError, Layers
@@ -40,12 +45,18 @@ MOST_AT_ONCE = 2  # each may use a task's whole CPU, and the line
 LOOK_S = 0.2
 LIST_S = 5.0  # between looks into the engine's list, where the kernel shows no process
 DISK_FACTOR, MOST_DISK_S = 20, 5.0  # a look at the disk may take a twentieth of the time
+DYING_S, DYING_LOOK_S = 10.0, 0.01  # after SIGKILL
+PRUNE_S = 60.0  # between looks, while the layers are past their size
 MOST_LOST = 3  # containers of one installation that end without a word
 AGAIN_S = 1.0  # before the same is asked for of an engine that was away
 MOST_LINES = 200  # of pip's last words
 HOST_CERTS = Path("/etc/ssl/certs/ca-certificates.crt")  # a bare image has none
 SWEEP = "sweep"
-LIMITS = (sentences.REQUIREMENTS_OUT_OF_MEMORY, sentences.REQUIREMENTS_OUT_OF_DISK)
+LIMITS = (
+    sentences.REQUIREMENTS_OUT_OF_MEMORY,
+    sentences.REQUIREMENTS_OUT_OF_DISK,
+    sentences.REQUIREMENTS_TOO_SLOW,
+)
 RUNNING_STATES = ("running", "paused", "restarting")
 
 
@@ -55,6 +66,10 @@ class _UnwantedError(Exception):
 
 class _LostError(Exception):
     """Its container is gone without a word."""
+
+
+class _ImageGoneError(Exception):
+    """Somebody removed the image: those who wait will miss it too, and have it pulled."""
 
 
 class _FailedError(Exception):
@@ -67,10 +82,10 @@ class _FailedError(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """A layer to make: for which image, within the limits of the attempt that waits first."""
+    """A layer to make: for which image, within the limits of one of those who wait."""
 
     layer: str
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...]  # as the attempt has them: reading many takes its time
     image: Image
     image_name: str
     grant: Grant
@@ -80,6 +95,7 @@ class Order:
 class _Install:
     """`unwanted` is set by the loop, `progress` by the installation's thread."""
 
+    memory_bytes: int
     progress: str = "installing requirements"
     unwanted: threading.Event = field(default_factory=threading.Event)
 
@@ -101,19 +117,22 @@ class Installed:
         return (
             grant.memory_bytes <= self.limited.memory_bytes
             and grant.disk_bytes <= self.limited.disk_bytes
+            and grant.cpus <= self.limited.cpus
         )
 
 
 def orders(waiting: Iterable[Attempt]) -> dict[str, Order]:
-    """What those who wait need, each within the limits of the first."""
+    """What those who wait need, each within the limits of the one with the most memory."""
     found: dict[str, Order] = {}
     for attempt in waiting:
-        grant = attempt.grant
-        image = attempt.image
-        if grant is not None and image is not None and grant.layer not in found:
+        grant, image = attempt.grant, attempt.image
+        if grant is None or image is None:
+            continue
+        other = found.get(grant.layer)
+        if other is None or other.grant.memory_bytes < grant.memory_bytes:
             found[grant.layer] = Order(
                 layer=grant.layer,
-                requirements=normalised(attempt.spec.requirements),
+                requirements=attempt.spec.requirements,
                 image=image,
                 image_name=attempt.spec.image,
                 grant=replace(grant, layer=""),
@@ -140,11 +159,12 @@ class Installs:
         self._home, self._keeper, self._runtime = home, keeper, runtime
         self._settings = settings
         self._jobs: Jobs[Installed | None] = Jobs(MOST_AT_ONCE, "install")
-        self._under_way: dict[Hashable, _Install] = {}
+        self._under_way: dict[str, _Install] = {}
         self._away_until_s: dict[str, float] = {}
         self._containers: set[str] = set()  # the names of those that are in use
         self._left: set[str] = set()  # of those that are not removed yet: they have a network
         self._sweep_due, self._sweep_at_s = True, 0.0  # what an earlier life left
+        self._sweep_again_s = AGAIN_S
         self._is_tidy = False
 
     def fileno(self) -> int:
@@ -155,9 +175,11 @@ class Installs:
         return found.progress if found else ""
 
     def want(self, orders: Mapping[str, Order], now_s: float, *, engine_is_there: bool) -> None:
-        """The layers that attempts wait for now; the installation of another ends."""
+        """The layers that attempts wait for now. The installation of another ends, and one with
+        more memory than any who waits was given: it may be another's by now."""
         for layer, install in self._under_way.items():
-            if layer not in orders:
+            order = orders.get(layer)
+            if order is None or order.grant.memory_bytes < install.memory_bytes:
                 install.unwanted.set()
         if not engine_is_there:
             return
@@ -168,16 +190,17 @@ class Installs:
             return
         self._away_until_s = {i: at for i, at in self._away_until_s.items() if at > now_s}
         for layer in orders.keys() - self._under_way.keys() - self._away_until_s.keys():
-            install = self._under_way[layer] = _Install()
-            self._jobs.submit(layer, partial(self._install, orders[layer], install))
+            order = orders[layer]
+            install = self._under_way[layer] = _Install(order.grant.memory_bytes)
+            self._jobs.submit(layer, partial(self._install, order, install))
 
     def results(self, now_s: float) -> Iterator[Installed]:
         """The installations that have ended."""
-        for lane, installed in self._jobs.results():
+        for _, installed in self._jobs.results():
             if installed is None:
-                self._sweep_at_s = now_s + AGAIN_S
+                self._sweep_at_s = now_s + self._sweep_again_s
                 continue
-            del self._under_way[lane]
+            del self._under_way[installed.layer]
             if installed.away:
                 self._away_until_s[installed.layer] = now_s + AGAIN_S
             yield installed
@@ -188,8 +211,9 @@ class Installs:
     # -------------------------------------------------------------- in its threads
 
     def _sweep(self) -> None:
-        """Remove the containers that no installation of this life uses."""
-        left = tuple(self._left)
+        """Remove the containers that no installation of this life uses, and layers past their
+        size."""
+        self._sweep_again_s, left = AGAIN_S, tuple(self._left)
         try:
             for found in self._engine.installing(str(self._home)):
                 if found.name not in self._containers:
@@ -200,21 +224,28 @@ class Installs:
             if not self._is_tidy:
                 self._layers.tidy()
                 self._is_tidy = True
+            if self._layers.prune():
+                self._sweep_due, self._sweep_again_s = True, PRUNE_S
         except (EngineAwayError, EngineRefusedError, OSError) as err:
             log.warning("what earlier installations left is not removed yet: %s", err)
             self._sweep_due = True
 
     def _install(self, order: Order, install: _Install) -> Installed:
         try:
-            self._make(order, install)
-            self._layers.prune()
+            self._make(replace(order, requirements=normalised(order.requirements)), install)
+            if self._layers.prune():
+                self._sweep_due = True
+        except _ImageGoneError:
+            return Installed(order.layer)
         except (_UnwantedError, EngineAwayError) as err:
             log.info("layer %s is not made now: %s", order.layer, err or "nobody waits for it")
             return Installed(order.layer, away=True)
         except _FailedError as err:
             limited = order.grant if err.said.sentence in LIMITS else None
             return Installed(order.layer, err.said, limited=limited)
-        except (EngineRefusedError, LayerError, OSError) as err:
+        except LayerError as err:
+            return Installed(order.layer, sentences.REQUIREMENTS_NOT_INSTALLED.say(words=err))
+        except (EngineRefusedError, OSError) as err:
             return Installed(order.layer, sentences.REQUIREMENTS_NODE.say(words=err))
         return Installed(order.layer)
 
@@ -229,27 +260,46 @@ class Installs:
             except _LostError:
                 log.warning("layer %s: its container ended without a word", order.layer)
             finally:
-                remove_tree(build)
+                _discard(build)
         words = "their container ended without a word"
         raise _FailedError(sentences.REQUIREMENTS_NODE.say(words=words))
 
     def _run(self, order: Order, install: _Install, build: Path) -> None:
         """Install into `build`; back only when no process is left that could write there."""
-        with_cert = self._lay_out(build, order)
-        start = install_box.start(order.image, self._settings, order.grant, with_cert=with_cert)
-        write_claim(build, start, TASK_UID, TASK_GID)
+        write_claim(build, self._start(build, order), TASK_UID, TASK_GID)
         name = f"hivemind-{build.name.lstrip('.')}"
         container_id = ""
         self._containers.add(name)
         try:
             network = self._network(name, install)
-            container_id = self._engine.create(name, self._body(order, build, network))
-            self._engine.start(container_id)
+            container_id = self._create(name, self._body(order, build, network))
+            self._begin(container_id)
             _Looks(self._engine, self._home, self._settings, order, install).follow(
                 build, container_id
             )
         finally:
             self._clean_up(name, container_id)
+
+    def _start(self, build: Path, order: Order) -> Start:
+        with_cert = self._lay_out(build, order)
+        try:
+            return install_box.start(
+                order.image, self._settings, order.grant, with_cert=with_cert
+            )
+        except ValueError as err:  # the image's own environment
+            raise _FailedError(sentences.REQUIREMENTS_NOT_INSTALLED.say(words=err)) from err
+
+    def _create(self, name: str, body: dict[str, object]) -> str:
+        try:
+            return self._engine.create(name, body)
+        except NotThereError as err:
+            raise _ImageGoneError from err
+
+    def _begin(self, container_id: str) -> None:
+        try:
+            self._engine.start(container_id)
+        except NotThereError as err:  # it, or its network
+            raise _LostError from err
 
     def _network(self, name: str, install: _Install) -> Taken:
         if self._networks is None:
@@ -288,19 +338,23 @@ class Installs:
         return True
 
     def _clean_up(self, name: str, container_id: str) -> None:
-        cgroup.kill(container_id)
+        """Afterwards none of its processes is left."""
         try:
+            _end(container_id)
             self._engine.remove(container_id or name)
         except (EngineAwayError, EngineRefusedError) as err:
             log.warning("container %s is not removed yet: %s", name, err)
             self._left.add(name)
             self._containers.discard(name)
             self._sweep_due = True
+            if cgroup.processes(container_id):
+                raise
         else:
             self._containers.discard(name)
             self._gone(name)
 
     def _gone(self, name: str) -> None:
+        """Its container is, and so it is on its network no more."""
         self._left.discard(name)
         if self._networks is not None:
             self._networks.release(name)
@@ -390,6 +444,23 @@ class _Looks:
             raise _FailedError(said) from err
         if used > limit:
             raise _FailedError(sentences.REQUIREMENTS_OUT_OF_DISK.say(used=used, limit=limit))
+
+
+def _end(container_id: str) -> None:
+    """Kill, and wait: what still ran could write into what is looked at next."""
+    until_s = time.monotonic() + DYING_S
+    while cgroup.processes(container_id):
+        cgroup.kill(container_id)
+        if time.monotonic() > until_s:
+            raise EngineRefusedError("its processes do not end")
+        time.sleep(DYING_LOOK_S)
+
+
+def _discard(build: Path) -> None:
+    try:
+        remove_tree(build)
+    except OSError as err:  # no reason to make the layer's own end another
+        log.warning("%s stays until the next life: %s", build, err)
 
 
 def _read_run(build: Path) -> RunRecord:

@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ FRESH_S = 600.0  # one that was just made is not in use yet, however large it is
 NEW, OLD = ".new-", ".old-"  # being made; being removed
 NAME_CHARACTERS = 32
 FILE_MODE, PROGRAM_MODE = 0o444, 0o555
+SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class LayerError(Exception):
@@ -174,15 +175,20 @@ class Layers:
         for place in self._left:
             remove_tree(place)
 
-    def prune(self) -> None:
-        """Past the size the least used go, never one that an attempt uses or may be about to."""
+    def prune(self) -> bool:
+        """Past the size the least used go, never one that an attempt uses or may be about to;
+        True: for those they are still past it."""
         disk = os.statvfs(self._root)
         most = min(MOST_BYTES, int(disk.f_blocks * disk.f_frsize * MOST_DISK_SHARE))
-        listed = list(self._by_use())
-        fresh = {name for used_unix_s, name, _ in listed if time.time() - used_unix_s < FRESH_S}
-        for name in past(listed, most):
-            if name not in fresh:
-                self._remove(self._root / name, only_unused=True)
+        listed = sorted(self._by_use())
+        total = sum(size for _, _, size in listed)
+        for used_unix_s, name, size in listed:
+            if total <= most:
+                break
+            is_fresh = abs(time.time() - used_unix_s) < FRESH_S
+            if not is_fresh and self._remove(self._root / name, only_unused=True):
+                total -= size
+        return total > most
 
     def _by_use(self) -> Iterator[tuple[float, str, int]]:
         for place in self._root.iterdir():
@@ -194,30 +200,18 @@ class Layers:
             except (OSError, ValueError):
                 yield 0.0, place.name, 0  # broken: the next use would say so
 
-    def _remove(self, place: Path, *, only_unused: bool = False) -> None:
+    def _remove(self, place: Path, *, only_unused: bool = False) -> bool:
         aside = place.with_name(f"{OLD}{place.name}-{os.urandom(4).hex()}")
         with self._lock:
             users = list(self._users.values()).count(place.name)
             if only_unused and users:
-                return
+                return False
             place.rename(aside)
             self._verified.pop(place.name, None)
         log.info("layer %s is removed", place.name)
         if users <= 1:  # who asks for it; a task that has it mounted keeps its files for now
             remove_tree(aside)
-
-
-def past(layers: Iterable[tuple[float, str, int]], most_bytes: int) -> list[str]:
-    """Of (last use, name, size): the names to remove, least used first, so that the rest fits."""
-    listed = sorted(layers)
-    total = sum(size for _, _, size in listed)
-    names = []
-    for _, name, size in listed:
-        if total <= most_bytes:
-            break
-        names.append(name)
-        total -= size
-    return names
+        return True
 
 
 def _mark(place: Path) -> tuple[int, ...]:
@@ -237,7 +231,7 @@ def _content(root: Path, *, own: bool = False) -> Content:
             size += entry_bytes(found.status)
             files += 1
     except TooManyEntriesError as err:
-        raise LayerError("it holds too many files and folders") from err
+        raise LayerError("they have too many files and folders") from err
     if own:
         _own_directory(root, None)
     return Content(digest.hexdigest(), size, files)
@@ -255,7 +249,9 @@ def _entry(found: Found, *, own: bool) -> tuple[str, str]:
             os.chown(found.name, 0, 0, dir_fd=found.directory, follow_symlinks=False)
         return "link", os.readlink(found.name, dir_fd=found.directory)
     if not found.is_file:
-        raise LayerError(f"it holds {found.name!r}, which is no file, folder or link")
+        raise LayerError(f"they have {found.name!r}, which is no file, folder or link")
+    if mode & SET_ID:  # the kernel lets only its owner, or CAP_FOWNER, take that away
+        raise LayerError(f"they have {found.name!r}, which is a set-id program")
     descriptor = os.open(found.name, FILE_FLAGS, dir_fd=found.directory)
     with os.fdopen(descriptor, "rb") as file:
         if own:

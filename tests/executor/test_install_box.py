@@ -15,7 +15,7 @@ from procs.executor.install_box import (
     why,
 )
 from procs.executor.networks import Taken
-from procs.executor.quota import Grant
+from procs.executor.quota import DEFAULT_PROCESSES, Grant
 from procs.executor.run_record import Ended, RunRecord, Started
 from procs.executor.sandbox import REQUIREMENTS_AT, Image, Place, container, with_requirements
 from shared.taskdir import TaskKey
@@ -46,7 +46,8 @@ def test_its_walls_are_a_tasks_own() -> None:
     assert mounts == walls["Mounts"]
     assert (resolvers["Target"], resolvers["ReadOnly"]) == ("/etc/resolv.conf", True)
     assert (pip["Source"], pip["ReadOnly"]) == (str(pip_folder()), True)
-    same = walls.keys() - {"NetworkMode", "Mounts"}
+    assert host["PidsLimit"] == DEFAULT_PROCESSES + 1, "others use the layer too"
+    same = walls.keys() - {"NetworkMode", "Mounts", "PidsLimit"}
     assert {name: host[name] for name in same} == {name: walls[name] for name in same}
     assert {k: asked[k] for k in ("User", "Image", "Entrypoint", "Env", "Cmd")} == {
         k: task[k] for k in ("User", "Image", "Entrypoint", "Env", "Cmd")
@@ -55,7 +56,7 @@ def test_its_walls_are_a_tasks_own() -> None:
 
 def test_docker_takes_it_for_no_attempts_container() -> None:
     labels = body(PLACE, IMAGE, GRANT, "runc", "abc", Taken("n", ()))["Labels"]
-    assert labels == {"hivemind.home": "/home", "hivemind.layer": "abc"}
+    assert labels == {"hivemind.home": "/home", "hivemind.layer": "abc", "hivemind.task": ""}
 
 
 def test_the_index_is_the_owners_whatever_the_image_says() -> None:
@@ -91,9 +92,24 @@ def test_passwords_are_in_no_word_of_it() -> None:
             ended(1), [f"ERROR: {n}" for n in range(5)], "installed: 2; 3; 4;", id="last errors"
         ),
         pytest.param(ended(2), ["one", "two", " "], "installed: one; two;", id="last words"),
+        pytest.param(
+            ended(1),
+            ["  ╰─> [2 lines of output]", "  Traceback", "  OSError: x", "  [end of output]", "",
+             "error: metadata-generation-failed", "╰─> tool", "hint: See above for details."],
+            "installed: tool; OSError: x;", id="a build",
+        ),
+        pytest.param(
+            ended(1), ["not today", "[end of output]", "ERROR: Failed to build 'x'"],
+            "installed: Failed to build 'x'; not today;", id="an error about a build",
+        ),
         pytest.param(ended(1), [], "pip exited 1", id="no word"),
         pytest.param(ended(137, 1), ["x"], "limit of memory, 64000000 bytes", id="memory"),
         pytest.param(ended(1, 1), ["x"], "limit of memory, 64000000 bytes", id="a child's memory"),
+        pytest.param(ended(0, 1), ["x"], "limit of memory, 64000000 bytes", id="pip did without"),
+        pytest.param(
+            ended(1), ["ERROR: [Errno 28] No space left on device"],
+            "on this node: [Errno 28] No space left on device", id="the host's disk",
+        ),
         pytest.param(
             ended(1), ["ERROR: OSError: [Errno 27] File too large"],
             "took over 1000000 bytes of disk, the task's limit is 1000000", id="one large file",

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from procs.executor.engine import DockerEngine
 from procs.executor.install_box import TOO_OLD
 from shared.taskdir import LAYERS, MIB, TaskKey
 from tests.fakes.executor_alone import ExecutorAlone, task
+from tests.fakes.hostile_image import make_image
 from tests.fakes.pip_index import PASSWORD, PASSWORD_ITSELF, PipIndex
 from tests.system.engine.private import PrivateEngine
 
@@ -224,6 +226,114 @@ def test_an_engine_that_goes_away_under_it_is_no_failure(
     assert executor.wait_report(key).phase == "succeeded"
     assert executor.output(key) == b"tool 8\n"
     executor.wait(lambda: installing(executor) == [], "its container gone")
+
+
+HOSTILE = """
+import os, sys, time
+said = "TRIED = []\\n"
+def attempt(name, what):
+    global said
+    try:
+        what()
+        said += f"TRIED.append({name!r})\\n"
+    except OSError:
+        pass
+site = "/output/site"
+attempt("write to /", lambda: open("/x", "w"))
+attempt("write to pip", lambda: open("/.pip/pip/__init__.py", "a"))
+attempt("write to the lines", lambda: open("/task/requirements.txt", "a"))
+attempt("write to the keeper", lambda: open("/.keeper", "a"))
+attempt("give away", lambda: os.chown(site, 0, 0))
+attempt("a device", lambda: os.mknod(site + "/device", 0o20666, os.makedev(1, 3)))
+attempt("a link across", lambda: os.link("/.keeper", site + "/keeper"))
+attempt("ptrace of the keeper", lambda: open("/proc/1/mem", "rb"))
+if os.path.isdir(site) and not os.path.exists(site + "/late.py"):
+    open(site + "/program.py", "w").write("A = 1\\n")
+    os.chmod(site + "/program.py", 0o777)
+    os.link(site + "/program.py", site + "/twin.py")
+    os.symlink("/etc/shadow", site + "/shadow")
+    late = open(site + "/late.py", "w")
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for descriptor in range(3):
+                os.close(descriptor)
+            while True:  # outlives pip, with a file of the layer open
+                late.write("A = 1\\n")
+                late.flush()
+                time.sleep(0.001)
+        os._exit(0)
+"""
+
+
+def test_a_hostile_package_reaches_nothing_and_leaves_nothing_alive(
+    executor: ExecutorAlone, index: PipIndex
+) -> None:
+    index.put_source("hostile", HOSTILE)
+    code = (
+        "import hostile, os\n"
+        "print(hostile.TRIED)\n"
+        "for name in ('program.py', 'twin.py', 'late.py'):\n"
+        "    status = os.stat('/requirements/' + name)\n"
+        "    print(name, oct(status.st_mode), status.st_uid)\n"
+        "try:\n    open('/requirements/shadow')\n"
+        "except OSError as err:\n    print(err.strerror)\n"
+    )
+    command = ("python3", "-c", code)
+    first = need(executor, "hostile-1", "hostile", command=command)
+    report = executor.wait_report(first)
+    assert (report.phase, report.error) == ("succeeded", "")
+    files = "".join(f"{n} 0o100555 0\n" for n in ("program.py", "twin.py"))
+    expected = f"[]\n{files}late.py 0o100444 0\nNo such file or directory\n"
+    assert executor.output(first).decode() == expected
+    assert installing(executor) == []
+    before = index.downloads("hostile")
+    executor.kill()  # the next life holds the layer to what it was when it was sealed
+    second = need(executor, "hostile-2", "hostile", command=command)
+    executor.wait_report(second)
+    assert executor.output(second).decode() == expected
+    assert index.downloads("hostile") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "does", "said"),
+    [
+        ("pipes", "os.mkfifo('p')", "they have 'p', which is no file, folder or link"),
+        ("ids", "open('x', 'w'); os.chmod('x', 0o4755)", "'x', which is a set-id program"),
+        ("exits", "raise SystemExit('not today')", "; not today;"),
+    ],
+)
+def test_what_no_honest_package_does_is_the_requirements_fault(
+    executor: ExecutorAlone, index: PipIndex, name: str, does: str, said: str
+) -> None:
+    within = "import os\nsaid, here = '', os.getcwd()\nos.chdir('/output/site')\n"
+    once = f"if not os.listdir():\n    {does}\n"
+    index.put_source(name, f"{within}{once}os.chdir(here)\n")
+    report = executor.wait_report(need(executor, name, name))
+    assert (report.phase, report.cause) == ("failed", "dependencies")
+    assert said in report.error
+
+
+def test_labels_of_an_image_make_no_container_anothers(
+    executor: ExecutorAlone, held: PipIndex
+) -> None:
+    labels = {"hivemind.task": "victim", "hivemind.attempt": "1", "hivemind.layer": "x"}
+    image = make_image(executor.docker, "hivemind-test-labels:1", Labels=labels)
+    command = ("python3", "-c", "import time, tool; time.sleep(3); print(tool.NAME)")
+    try:
+        key = need(executor, "labels", "tool==9", image=image, command=command)
+        executor.wait(lambda: AT["process"](executor), "an installation")
+        door = DockerEngine(executor.docker_host)
+        assert door.seen(str(executor.home)) == []
+        held.go.set()
+        executor.wait_phase(key, "running")
+        assert door.installing(str(executor.home)) == []
+        executor.kill()  # the next life removes what installations have left
+        report = executor.wait_report(key)
+        assert (report.phase, report.error) == ("succeeded", "")
+    finally:
+        executor.wait(lambda: installing(executor) == [], "the task's container gone")
+        executor.docker.remove_image(image, force=True)
 
 
 def test_the_password_is_nowhere(executor: ExecutorAlone) -> None:

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from procs.executor import layers as module
-from procs.executor.layers import LayerError, Layers, layer_name, past
+from procs.executor.layers import LayerError, Layers, layer_name
 from shared.files import remove_tree
 from shared.taskdir import LAYERS, SITE, TaskKey
 
@@ -28,7 +29,7 @@ def install(layers: Layers, requirement: str = "tool", content: bytes = b"A = 1\
     (installed / "bin").mkdir(parents=True)
     (installed / "tool.py").write_bytes(content)
     (installed / "bin" / "tool").write_bytes(b"#!/usr/bin/python3\n")
-    (installed / "bin" / "tool").chmod(0o4777)
+    (installed / "bin" / "tool").chmod(0o777)
     (installed / "link").symlink_to("tool.py")
     if os.geteuid() == 0:
         for path in (installed, *installed.rglob("*")):
@@ -115,10 +116,12 @@ def test_where_two_make_it_the_first_is_used(layers: Layers) -> None:
     assert layers.hold(NAME, KEY)
 
 
-def test_what_is_no_file_makes_no_layer(layers: Layers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pipe", "set-id"])
+def test_what_no_package_has_makes_no_layer(layers: Layers, kind: str) -> None:
     build = layers.begin(NAME)
-    os.mkfifo(build / "pipe")
-    with pytest.raises(LayerError, match="pipe"):
+    os.mkfifo(build / "pipe") if kind == "pipe" else (build / "set-id").touch()
+    (build / kind).chmod(0o4755)
+    with pytest.raises(LayerError, match=kind):
         layers.finish(build, build, ("tool",), IMAGE)
     assert not layers.hold(NAME, KEY)
 
@@ -133,11 +136,16 @@ def test_past_the_size_the_least_used_go_but_none_in_use(
     layers.adopt(places[1].name, OTHER)
     monkeypatch.setattr(module, "MOST_BYTES", 1)
     just_made = install(layers, "four")
-    layers.prune()
+    assert layers.prune(), "for those that stay it is still past its size"
     assert names(layers, tmp_path) == {places[0].name, places[1].name, just_made.name}
     layers.release(OTHER)
     layers.prune()
     assert names(layers, tmp_path) == {places[0].name, just_made.name}
+    os.utime(just_made / "layer.json", (1, 1))
+    layers.release(KEY)
+    os.utime(places[0] / "layer.json", (1, 1))
+    assert not layers.prune()
+    assert names(layers, tmp_path) == set()
 
 
 def test_a_use_makes_it_the_last_to_go(layers: Layers) -> None:
@@ -149,9 +157,18 @@ def test_a_use_makes_it_the_last_to_go(layers: Layers) -> None:
 
 @pytest.mark.parametrize(
     ("most", "gone"),
-    [(30, []), (29, ["old"]), (20, ["old"]), (19, ["old", "middle"]),
-     (9, ["old", "middle", "new"])],
+    [(3.0, ""), (2.9, "old"), (2.0, "old"), (1.9, "old middle"), (0.9, "old middle new")],
 )
-def test_the_oldest_go_first_and_no_more_than_must(most: int, gone: list[str]) -> None:
-    layers = [(3.0, "new", 10), (1.0, "old", 10), (2.0, "middle", 10)]
-    assert past(layers, most) == gone
+def test_the_oldest_go_first_and_no_more_than_must(
+    layers: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float, gone: str
+) -> None:
+    places = {name: install(layers, name) for name in ("new", "old", "middle")}
+    for age, name in enumerate(("old", "middle", "new")):
+        os.utime(places[name] / "layer.json", (age, age))
+    one = msgspec.json.decode((places["old"] / "layer.json").read_bytes())["size_bytes"]
+    monkeypatch.setattr(module, "MOST_BYTES", int(most * one))
+    assert not layers.prune()
+    here = names(layers, tmp_path)
+    assert [name for name in ("old", "middle", "new") if places[name].name not in here] == (
+        gone.split()
+    )

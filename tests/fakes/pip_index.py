@@ -35,6 +35,25 @@ ip netns exec {{space}} ip addr add {ADDRESS}/32 dev lo
 ip netns exec {{space}} ip link set eth0 up
 ip route add {ADDRESS}/32 via {FAR}
 """
+BACKEND = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BUILD = """
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    import os, zipfile
+    info, wheel = "{name}-1.dist-info", "{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, wheel), "w") as archive:
+        archive.writestr("{name}.py", said)
+        archive.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1\\n")
+        archive.writestr(
+            info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        )
+        archive.writestr(info + "/RECORD", "")
+    return wheel
+"""
 
 
 class PipIndex:
@@ -74,14 +93,14 @@ class PipIndex:
         wheel = f"{name}-{version}-py3-none-any.whl"
         self._packages.setdefault(name, {})[wheel] = _wheel(name, version, files, requires)
 
-    def put_source(self, name: str, version: str, setup: str) -> None:
-        """A source distribution: pip runs its setup.py."""
+    def put_source(self, name: str, code: str) -> None:
+        """A source distribution: pip runs `code`, whose `said` becomes the package's content."""
         content = io.BytesIO()
-        folder = f"{name}-{version}"
         with zipfile.ZipFile(content, "w") as archive:
-            archive.writestr(f"{folder}/setup.py", setup)
-            archive.writestr(f"{folder}/PKG-INFO", f"Name: {name}\nVersion: {version}\n")
-        self._packages.setdefault(name, {})[f"{folder}.zip"] = content.getvalue()
+            archive.writestr(f"{name}-1/pyproject.toml", BACKEND)
+            archive.writestr(f"{name}-1/backend.py", code + BUILD.format(name=name))
+            archive.writestr(f"{name}-1/PKG-INFO", f"Name: {name}\nVersion: 1\n")
+        self._packages.setdefault(name, {})[f"{name}-1.zip"] = content.getvalue()
 
     def downloads(self, name: str) -> int:
         return sum(path.startswith(f"/files/{name}-") for path in self.asked)
