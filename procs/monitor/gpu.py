@@ -48,10 +48,14 @@ class GpuMonitor:
             self._reader.look(FIRST_PATIENCE_S)
         stuck = self._stuck()
         why = stuck.get(DRIVER) or self._reader.why()
-        self._note(why)
-        self._judge(why, stuck, time.monotonic(), time.time())
         self._is_synced = self._is_synced or self._reader.has_answered or bool(why)
-        self._context.bus.publish(self._load(time.monotonic(), why))
+        if not self._is_synced:
+            load = GpuLoad(at_s=time.monotonic(), synced=False, gpu_set=self._set)
+        else:
+            self._note(why)
+            self._judge(why, stuck, time.monotonic(), time.time())
+            load = self._load(time.monotonic(), why)
+        self._context.bus.publish(load)
 
     def _judge(
         self, why: str, stuck: Mapping[str, str], now_s: float, now_unix_s: float
@@ -65,8 +69,6 @@ class GpuMonitor:
             self._tell(before.get(uuid), card)
 
     def _load(self, now_s: float, why: str) -> GpuLoad:
-        if not self._is_synced:
-            return GpuLoad(at_s=now_s, synced=False, gpu_set=self._set)
         of_set = alert_of_set(self._set, why, self._cards, self._since_unix_s)
         return GpuLoad(
             at_s=now_s, gpu_set=self._set, reason=why,

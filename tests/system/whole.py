@@ -256,11 +256,14 @@ class Master:
         self._log.close()
 
     def has_ready_node(self) -> bool:
-        nodes = self._api.get("/api/v1/nodes")["nodes"]
-        return any(node["state"] == "ready" and node["channel_open"] for node in nodes)
+        return any(n["state"] == "ready" and n["channel_open"] for n in self.nodes())
 
     def node_count(self) -> int:
-        return len(self._api.get("/api/v1/nodes")["nodes"])
+        return len(self.nodes())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = self._api.get("/api/v1/nodes")["nodes"]
+        return nodes
 
     def submit(self, *command: str, **more: Any) -> str:
         return str(self._api.post("/api/v1/tasks", {"command": list(command), **more})["task_id"])
