@@ -511,7 +511,7 @@ OUTPUT_TOO_LARGE = _ended(
 )
 OUTPUT_TOO_MANY = _ended(
     TaskPhase.OUT_OF_DISK,
-    "its output has over {most} files and folders",
+    "its output has over {most} files and folders, or fewer with long names",
     "let it pack them into an archive itself, or write fewer",
 )
 OUTPUT_MOVES = _ended(

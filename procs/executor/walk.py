@@ -7,19 +7,20 @@ opened again as `..` of the one below it, and only if it still is the one that i
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from shared.files import DIRECTORY_FLAGS
 
 KEPT_OPEN = 16
-MOST_ENTRIES = 1_000_000  # names that are held at once: this much of our memory a task may cost
+MOST_ENTRIES = 1_000_000
+MOST_NAMES_BYTES = 64 * 2**20  # of names that are held at once: a task chooses them 1 KB long
 
 
 class TooManyEntriesError(Exception):
-    """The tree has more entries than were asked for."""
+    """The tree has more entries than were asked for, or longer names than can be held."""
 
 
 class MovedError(OSError):
@@ -43,6 +44,23 @@ class Found:
     @property
     def is_file(self) -> bool:
         return stat.S_ISREG(self.status.st_mode)
+
+
+@dataclass
+class _Bounds:
+    """What may still be noted: in all, and at once."""
+
+    entries: int
+    names_bytes: int
+
+    def note(self, name: str) -> None:
+        self.entries -= 1
+        self.names_bytes -= sys.getsizeof(name)
+        if min(self.entries, self.names_bytes) < 0:
+            raise TooManyEntriesError
+
+    def forget(self, name: str) -> None:
+        self.names_bytes += sys.getsizeof(name)
 
 
 @dataclass
@@ -70,17 +88,18 @@ def walk(
     except FileNotFoundError:
         return
     try:
-        left = _list(levels[0], most_entries)
+        bounds = _Bounds(most_entries, MOST_NAMES_BYTES)
+        _list(levels[0], bounds)
         while levels:
             if not levels[-1].names:
                 _leave(levels, whole=whole)
                 continue
-            found = _next(levels)
+            found = _next(levels, bounds)
             if found is None:
                 continue
             yield found
             if found.is_directory and _enter(levels, found):
-                left = _list(levels[-1], left)
+                _list(levels[-1], bounds)
     finally:
         for level in levels:
             level.close()
@@ -95,18 +114,19 @@ def _identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _list(level: _Level, most: int) -> int:
-    """Note the names in a directory; how many more may be noted."""
+def _list(level: _Level, bounds: _Bounds) -> None:
+    """Note the names in a directory."""
     with os.scandir(level.descriptor) as entries:
-        level.names = sorted((e.name for e in islice(entries, most + 1)), reverse=True)
-    if len(level.names) > most:
-        raise TooManyEntriesError
-    return most - len(level.names)
+        for entry in entries:
+            bounds.note(entry.name)
+            level.names.append(entry.name)
+    level.names.sort(reverse=True)
 
 
-def _next(levels: list[_Level]) -> Found | None:
+def _next(levels: list[_Level], bounds: _Bounds) -> Found | None:
     level = levels[-1]
     name = level.names.pop()
+    bounds.forget(name)
     try:
         status = os.lstat(name, dir_fd=level.descriptor)
     except FileNotFoundError:

@@ -296,3 +296,16 @@ def test_globs(globs: tuple[str, ...], path: str, taken: bool) -> None:
     for name in path.split("/"):
         reached = patterns.step(reached, name)
     assert patterns.takes(reached) is taken
+
+
+def test_names_are_held_only_so_far(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk_module, "MOST_NAMES_BYTES", 8_000)
+    for folder in "abc":
+        (output / folder).mkdir()
+        for number in range(20):
+            (output / folder / ("x" * 200 + str(number))).touch()
+    assert len(list(walk(output))) == 63  # a folder's are let go before the next one's
+    for number in range(20):
+        (output / "c" / ("y" * 200 + str(number))).touch()
+    with pytest.raises(TooManyEntriesError):
+        list(walk(output))
