@@ -33,14 +33,22 @@ WORTH = frozenset(
 
 
 class Debug:
-    """Used by jobs of several threads; `due_s` is for the loop: when to trim again."""
+    """Used by jobs of several threads; `is_due` is the loop's: is it to be trimmed now?"""
 
     def __init__(self, home: Path, retention_h: float) -> None:
         self._folder = home / DEBUG
         self._retention_s = retention_h * 3600
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}  # by folder: not to be counted each hour
+        self._was_full = False
         self.due_s = 0.0
+
+    def is_due(self, now_s: float, *, disk_full: bool) -> bool:
+        """At the start, each hour while there is something, and when the disk has run full."""
+        if disk_full and not self._was_full and self.due_s < math.inf:
+            self.due_s = now_s
+        self._was_full = disk_full
+        return now_s >= self.due_s
 
     def wants(self, attempt: Attempt) -> bool:
         report = attempt.report

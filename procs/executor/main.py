@@ -126,7 +126,8 @@ class Executor:
         self._watch.beat(now_s, idle=not self._attempts)
         if self._watch.about and self._egress.lacks_one(now_s):
             self._jobs.submit("network", self._egress.ensure)
-        if now_s >= self._debug.due_s and not self._jobs.is_busy(DEBUG):
+        disk_full = self._capacity().disk_full
+        if self._debug.is_due(now_s, disk_full=disk_full) and not self._jobs.is_busy(DEBUG):
             self._jobs.submit(DEBUG, self._work.trim_debug)
         self._tidy_images(now_s)
         monitors = self._bus.sources(GpuLoad)

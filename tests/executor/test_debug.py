@@ -152,3 +152,15 @@ def test_what_a_life_before_kept_is_found(tmp_path: Path) -> None:
     later = Debug(tmp_path, 1)
     later.trim()
     assert kept(tmp_path) == []
+
+
+def test_it_is_trimmed_once_when_the_disk_has_run_full(tmp_path: Path) -> None:
+    store = Debug(tmp_path, 24)
+    store.trim()
+    assert not store.is_due(1e9, disk_full=True)  # there is nothing
+    keep(store, ended(tmp_path, "a"))
+    now_s = time.monotonic()
+    assert not store.is_due(now_s, disk_full=False)
+    assert store.is_due(now_s, disk_full=True)
+    store.trim()
+    assert not store.is_due(now_s, disk_full=True)
