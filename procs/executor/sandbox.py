@@ -108,7 +108,7 @@ def container(
         "Image": image.digest,  # pinned: the tag may move
         "Entrypoint": [KEEPER_AT],
         "Cmd": [CLAIM_AT],  # the command, its environment and secrets are not for `inspect`
-        "Env": gpus.environment(grant.gpus),  # only against what the image sets
+        "Env": _environment(image, grant),
         "User": f"{TASK_UID}:{TASK_GID}",
         "Labels": labels(place),
         "Healthcheck": {"Test": ["NONE"]},  # an image's own would run outside the keeper
@@ -120,6 +120,15 @@ def container(
         "AttachStderr": False,
         "HostConfig": host,
     }
+
+
+def _environment(image: Image, grant: Grant) -> list[str]:
+    """Against what the image sets: a name alone takes it away. The keeper gives it to the command;
+    a runtime's hooks, which run as root, would load what an LD_PRELOAD of the image's names."""
+    own = gpus.environment(grant.gpus)
+    known = {line.split("=", 1)[0] for line in own}
+    names = dict.fromkeys(line.split("=", 1)[0] for line in image.environment)
+    return [*own, *(name for name in names if name not in known)]
 
 
 def _host(place: Place, image: Image, grant: Grant, runtime: str) -> dict[str, Any]:

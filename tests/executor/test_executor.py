@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
+from procs.executor.engine import DockerEngine
 from procs.executor.verdict import Stop
 from procs.executor.work import write_stop
-from shared.messages import TaskPhase, WantedTask
+from shared.messages import StopReason, TaskPhase, WantedTask
 from shared.taskdir import MIB, InputSpec, TaskKey
 from tests.fakes.executor_alone import ExecutorAlone, task
 from tests.system.engine.private import PrivateEngine
@@ -157,6 +158,31 @@ def test_an_images_own_environment_may_be_too_much(executor: ExecutorAlone) -> N
     report = executor.wait_report(executor.assign(task(name="big", image="hivemind-test-big")))
     assert (report.phase, report.cause) == ("failed", "start")
     assert "command and environment" in report.error
+
+
+def test_an_images_environment_and_labels_are_not_the_runtimes(executor: ExecutorAlone) -> None:
+    labels = {"hivemind.layer": "x", "hivemind.task": "other", "hivemind.home": "/", "own": "y"}
+    made = executor.docker.create_container("hivemind-test-task:1", ["x"])
+    conf = {"Env": ["LD_PRELOAD=/proc/self/cwd/x.so", "A=image"], "Labels": labels}
+    executor.docker.commit(made["Id"], "hivemind-test-labels", conf=conf)
+    executor.docker.remove_container(made["Id"])
+    try:
+        code = "echo up $A $LD_PRELOAD; sleep 300"
+        key = executor.assign(task("sh", "-c", code, name="lb", image="hivemind-test-labels"))
+        is_up(executor, key)
+        assert executor.output(key) == b"up image /proc/self/cwd/x.so\n"
+        shown = executor.docker.inspect_container("hivemind-lb-1")
+        keeper = Path(f"/proc/{shown['State']['Pid']}/environ").read_text().split("\0")
+        assert not [line for line in keeper if line.startswith(("LD_PRELOAD", "A"))]
+        found = {name: shown["Config"]["Labels"][name] for name in labels}
+        ours = {"hivemind.task": "lb", "hivemind.home": str(executor.home), "hivemind.layer": "x"}
+        assert found == {**ours, "own": "y"}  # its image's, where they are not ours
+        assert DockerEngine(executor.docker_host).installing(str(executor.home)) == []
+        executor.wanted[key] = WantedTask(task_id="lb", attempt=1, stop=StopReason.CANCELLED)
+        executor.wait_report(key)
+        executor.wait(lambda: executor.containers() == [], "its container gone")
+    finally:
+        executor.docker.remove_image("hivemind-test-labels", force=True)
 
 
 def test_a_spec_that_nobody_can_read_is_its_end(executor: ExecutorAlone) -> None:

@@ -1,5 +1,6 @@
 """The walls, line by line: what is given to Docker for any task."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ PLACE = Place(
 IMAGE = Image(
     "sha256:1", ("/run.sh",), ("serve",), ("PATH=/bin", "A=image"), ("/data", "/output"), "SIGINT"
 )
-BODY = container(PLACE, IMAGE, Grant(0.5, GIB, GIB, 64), "runc")
+GRANT = Grant(0.5, GIB, GIB, 64)
+BODY = container(PLACE, IMAGE, GRANT, "runc")
 HOST = BODY["HostConfig"]
 
 
@@ -103,7 +105,8 @@ def test_no_core_dump_and_no_endless_files() -> None:
 def test_it_never_runs_as_root_and_shows_no_command_or_environment() -> None:
     assert BODY["User"] == "65534:65534"
     assert (BODY["Entrypoint"], BODY["Cmd"]) == (["/.keeper"], ["/.hivemind"])
-    assert all(line.startswith("NVIDIA_") for line in BODY["Env"]), "see gpus.py"
+    given = [line for line in BODY["Env"] if "=" in line]
+    assert all(line.startswith("NVIDIA_") for line in given), "see gpus.py"
 
 
 def test_it_is_killed_before_the_worker() -> None:
@@ -113,6 +116,13 @@ def test_it_is_killed_before_the_worker() -> None:
 def test_tmp_and_the_images_volumes_are_sized_memory() -> None:
     assert set(HOST["Tmpfs"]) == {"/tmp", "/data"}
     assert f"size={GIB // 2}" in HOST["Tmpfs"]["/tmp"]
+
+
+def test_nothing_of_the_images_environment_reaches_the_runtime_and_its_hooks() -> None:
+    bare = container(PLACE, replace(IMAGE, environment=()), GRANT, "runc")["Env"]
+    hostile = ("LD_PRELOAD=/proc/self/cwd/x.so", "A=b=c", "A=d", "NVIDIA_VISIBLE_DEVICES=all")
+    env = container(PLACE, replace(IMAGE, environment=hostile), GRANT, "runc")["Env"]
+    assert env == [*bare, "LD_PRELOAD", "A"]  # without a value: taken away
 
 
 def test_it_can_be_found_again() -> None:
