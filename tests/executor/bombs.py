@@ -9,7 +9,7 @@ from typing import Any
 from shared.taskdir import MIB
 
 GROUP = "its control group: memory, processes, CPU"
-DISK = "the look at its output, and the limit of a file's size"
+DISK = "the look at its output, the limit of a file's size, no fallocate()"
 LOG = "the keeper: a log with a limit, pipes that never block it"
 END = "the keeper: what is left behind dies with the command; stop, hard stop, kill"
 
@@ -135,6 +135,20 @@ BOMBS = {
         """,
         "out_of_disk",
         fields={"disk_bytes": 8 * MIB},
+    ),
+    "set_aside": Bomb(
+        DISK,
+        "sets disk aside without writing it, which takes the time of a look for all there is",
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        for mode in (0, 1):
+            libc.fallocate64(os.open(f"/output/{mode}", os.O_CREAT | os.O_RDWR), mode,
+                             ctypes.c_int64(0), ctypes.c_int64(2**20))
+            print(os.strerror(ctypes.get_errno()))
+        os.posix_fallocate(os.open("/output/written", os.O_CREAT | os.O_RDWR), 0, 2**16)
+        print(os.stat("/output/written").st_size)
+        """,
+        says="(Operation not supported\n){2}65536\n",
     ),
     "sparse": Bomb(
         DISK,

@@ -58,8 +58,12 @@ class Attempt:
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """A keeper on the claim; `before`: commands that run it, as prlimit."""
+        return self.start_as(*POWERLESS, *before, *KEEPER)
+
+    def start_as(self, *words: str) -> subprocess.Popen[bytes]:
+        """PID 1 of a namespace with the claim's mounts."""
         paths = [str(self.directory / "claim"), str(self.keeper), str(self.hostile)]
-        command = [*NAMESPACE, "sh", "-c", MOUNTS, "sh", *paths, *POWERLESS, *before, *KEEPER]
+        command = [*NAMESPACE, "sh", "-c", MOUNTS, "sh", *paths, *words]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.processes.append(process)
         return process

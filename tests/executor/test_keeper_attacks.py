@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 
 from procs.executor.claim import AlreadyRanError, seal, settle
+from shared.tasklog import STDERR
 from tests.executor.keeper_fixtures import attempt, hostile, keeper
-from tests.executor.keeper_kit import CLAIM, HOSTILE, Attempt, wait_until
+from tests.executor.keeper_kit import CLAIM, HOSTILE, TMP, WAIT_S, Attempt, wait_until
 
 __all__ = ["attempt", "hostile", "keeper"]
 RACES = 30
+ESCAPED = """
+import os
+os.chroot("/mnt")  # the working directory stays outside, as a leak of the runtime's would have it
+os.execv("/keeper", ["keeper", "/claim"])
+"""
 
 
 def test_a_command_can_neither_trace_nor_open_nor_kill_its_keeper(attempt: Attempt) -> None:
@@ -34,6 +40,20 @@ def test_a_32_bit_call_does_not_slip_past_the_filter(attempt: Attempt) -> None:
     attempt.claim([HOSTILE, "32"])
     assert attempt.run() == 128 + signal.SIGSYS
     assert attempt.output() == b""
+
+
+def test_no_disk_is_set_aside_faster_than_it_is_looked_at(attempt: Attempt) -> None:
+    attempt.claim(["sh", "-c", f"fallocate -l 4096 {TMP}/x; fallocate -n -l 4096 {TMP}/x"])
+    assert attempt.run() == 1
+    assert attempt.output(STDERR).count(b"fallocate: ") == 2
+
+
+def test_a_working_directory_outside_the_container_is_refused(attempt: Attempt) -> None:
+    attempt.claim(["true"])
+    process = attempt.start_as("python3", "-c", ESCAPED)
+    assert b"working directory" in process.communicate(timeout=WAIT_S)[1]
+    assert process.returncode == 125
+    assert attempt.record.started is None
 
 
 def test_the_secrets_are_gone_from_the_disk_once_claimed(attempt: Attempt) -> None:
