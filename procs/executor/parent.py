@@ -1,7 +1,8 @@
-"""The control group above all tasks' groups: its CPU weight follows what the owner needs.
+"""The control group above all tasks' groups: its CPU weight follows what the owner needs, and it
+never has all the processes that the machine can have.
 
 One for all workers of an engine, which so agree: they see the same machine. The engine makes
-it with the first container; only its weight is written here. What it should be is shares.py's.
+it with the first container; only these two are written here. The weight is shares.py's.
 """
 
 import logging
@@ -17,6 +18,14 @@ log = logging.getLogger("executor")
 NORMAL_SHARES, LEAST_SHARES = 1024, 2  # v1
 NORMAL_WEIGHT, LEAST_WEIGHT = 100, 1  # v2
 CPUS = os.cpu_count() or 1
+KERNEL = Path("/proc/sys/kernel")
+LIMITS = ("pid_max", "threads-max")  # of the whole machine
+TASKS_PART = 0.5  # eight tasks with all that one may ask for would take the usual 32768
+
+
+def most_processes() -> int:
+    """Of all tasks together: without a process left the owner could not even log in."""
+    return int(min(int((KERNEL / name).read_text()) for name in LIMITS) * TASKS_PART)
 
 
 class TasksGroup:
@@ -33,11 +42,15 @@ class TasksGroup:
             root / place / "cpu.stat" if self._is_v2 else root / "cpuacct" / place / "cpuacct.usage"
             for place in places
         ]
+        self._process_limits = [
+            (root if self._is_v2 else root / "pids") / place / "pids.max" for place in places
+        ]
+        self._most_processes = most_processes()
         self._normal = NORMAL_WEIGHT if self._is_v2 else NORMAL_SHARES
         self._least = LEAST_WEIGHT if self._is_v2 else LEAST_SHARES
         self._weight = Weight(self._read() or NORMAL_PCT)
         self._last: tuple[float, int] | None = None  # host.load's time, CPU time of all tasks then
-        self._is_refused = False
+        self._is_refused = self._is_unlimited = False
         self.pct: float | None = None  # as the file has it; None: there is none, or not for us
 
     def follow(self, host: HostLoad | None, *, is_used: bool) -> None:
@@ -52,6 +65,7 @@ class TasksGroup:
             self._step(host)
 
     def _step(self, host: HostLoad) -> None:
+        self._limit_processes()
         before, cpu_ns = self._last, self._cpu_ns()
         self._last = host.at_s, cpu_ns
         if before is not None:
@@ -62,6 +76,20 @@ class TasksGroup:
                 self._weight, owner_pct, host.pressure_cpu_pct, host.at_s
             )
         self._write()
+
+    def _limit_processes(self) -> None:
+        """A lower limit is the owner's, and stays."""
+        for path in self._process_limits:
+            try:
+                found = path.read_text().strip()
+                if found == "max" or int(found) > self._most_processes:
+                    path.write_text(str(self._most_processes))
+            except FileNotFoundError:
+                continue  # not of this driver, or no task has run yet
+            except (OSError, ValueError) as err:
+                if not self._is_unlimited:
+                    log.warning("tasks' processes are not limited together: %s", err)
+                self._is_unlimited = True
 
     def _cpu_ns(self) -> int:
         total = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from procs.executor import cgroup
-from procs.executor.parent import TasksGroup
+from procs.executor.parent import TasksGroup, most_processes
 from procs.executor.shares import (
     NORMAL_PCT,
     Weight,
@@ -113,6 +113,27 @@ def test_the_weight_is_written_where_the_engine_made_the_group(
     assert weight.read_text().strip() == least
     group.follow(HostLoad(at_s=3.0, cpu_pct=100.0), is_used=False)  # the last task has ended
     assert (weight.read_text().strip(), group.pct) == (normal, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("max", str(most_processes()), id="none"),
+        pytest.param("4000000", str(most_processes()), id="too high"),
+        pytest.param("7", "7", id="the owner's"),
+    ],
+)
+@pytest.mark.parametrize("is_v2", [True, False], ids=["v2", "v1"])
+def test_tasks_together_never_have_all_processes_of_the_machine(
+    tmp_path: Path, is_v2: bool, before: str, after: str
+) -> None:
+    tree(tmp_path, is_v2=is_v2, place="hivemind.slice")
+    limit = tmp_path / ("." if is_v2 else "pids") / "hivemind.slice" / "pids.max"
+    limit.parent.mkdir(parents=True, exist_ok=True)
+    limit.write_text(f"{before}\n")
+    TasksGroup(tmp_path).follow(HostLoad(at_s=1.0), is_used=True)
+    assert limit.read_text().strip() == after
+    assert most_processes() <= int(Path("/proc/sys/kernel/pid_max").read_text()) / 2
 
 
 def test_what_a_life_before_left_is_known(tmp_path: Path) -> None:
