@@ -19,6 +19,7 @@ RUN_NEEDS=(
 TEST_NEEDS=(
   chromium:chromium /usr/share/fonts/truetype/dejavu:fonts-dejavu-core wg:wireguard-tools
   wireguard-go:wireguard-go shellcheck:shellcheck docker-registry:docker-registry
+  strace:strace
 )
 TASK_IMAGE=justin308/hivemind-worker # the worker's default
 READY_WITHIN_S=60                    # the worker takes about three; a loaded machine more

@@ -150,6 +150,19 @@ async def rig(
             monitor.close()
 
 
+@contextlib.asynccontextmanager
+async def told_hardware(home: Path) -> AsyncIterator[None]:
+    """An executor and a monitor that speak: a node registers without a wait for them."""
+    executor, monitor = FakeExecutor(home), Bus(home, "monitor@host")
+    measuring = asyncio.create_task(_measure(monitor))
+    try:
+        yield
+    finally:
+        measuring.cancel()
+        await executor.close()
+        monitor.close()
+
+
 async def _measure(monitor: Bus) -> None:
     while True:
         monitor.publish(
