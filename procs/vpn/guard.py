@@ -82,6 +82,9 @@ class Guard:
         return [source.fileno() for source in sources if source is not None]
 
     def beat(self, now_s: float) -> None:
+        if not self._is_needed():
+            self.has_looked = True
+            return
         if now_s >= self._look_due_s:
             self._begin_look(now_s)
         if self._endpoints and now_s >= self._resolve_due_s and self._resolving.began_s is None:
@@ -90,7 +93,7 @@ class Guard:
 
     def wake(self, ready: set[int], now_s: float) -> bool:
         """Did it learn something that is to be said?"""
-        if _rang(self._rules_bell, ready):
+        if _rang(self._rules_bell, ready) and self._is_needed():
             self._look_due_s = 0.0
             self._begin_look(now_s)
         if _rang(self._routes_bell, ready):
@@ -118,6 +121,10 @@ class Guard:
     def _bridges(self) -> tuple[str, ...]:
         found = (name for _, name in socket.if_nameindex())
         return tuple(sorted(name for name in found if _is_ours(self._names, name)))
+
+    def _is_needed(self) -> bool:
+        """With EGRESS=off only for what earlier tasks may still run on."""
+        return self._settings.egress or bool(self._bridges())
 
     def _begin_look(self, now_s: float) -> None:
         """One that is under way may have seen the state before the change: again after it."""

@@ -183,6 +183,15 @@ def test_what_tasks_may_run_on_is_guarded_after_the_end() -> None:
         assert vpn.rules() is not None
 
 
+def test_without_egress_only_what_is_there_is_guarded() -> None:
+    with there(EGRESS="off") as vpn:
+        vpn.covers()
+        assert vpn.rules() is None
+        vpn.has_bridge(mine(vpn))
+        vpn.covers(mine(vpn))
+        assert vpn.rules() is not None
+
+
 WITHOUT_NFT = 'mount --bind /dev/null "$(readlink -f "$(command -v nft)")" && exec "$@"'
 
 
