@@ -81,6 +81,8 @@ class News:
         found = [alert_line(a) for load in self.all_of(HostLoad) for a in load.alerts]
         found += [_gpu_alert(load, a) for load in self.all_of(GpuLoad) for a in load.alerts]
         processes, tasks = self.one(ProcessState), self.one(TaskState)
+        if link := self.one(LinkState):
+            found += link.warnings
         if processes:
             found += [f"{name} restarts too often" for name in processes.alerts]
         if tasks and not tasks.engine.available:
@@ -148,8 +150,18 @@ def _node_lines(news: News, now_unix_s: float) -> list[str]:
     return [
         f"node       {name}  {state}  trust level {link.trust_level}",
         f"master     {link.master_url or 'none'}  {link.phase}{detail}, {since}",
+        *_trust_lines(link, now_unix_s),
         f"rewards    {link.reward_total} in all, {link.reward_last} last",
     ]
+
+
+def _trust_lines(link: LinkState, now_unix_s: float) -> list[str]:
+    if not link.authority_digest:
+        return []
+    left = "no certificate yet"
+    if link.certificate_until_unix_s:
+        left = f"certificate good for {duration(link.certificate_until_unix_s - now_unix_s)}"
+    return [f"authority  {link.authority_digest}, {left}"]
 
 
 def _machine_lines(news: News) -> list[str]:

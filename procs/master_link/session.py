@@ -299,6 +299,8 @@ class Session:
 
     async def _obey(self, master: Master, response: pb.HeartbeatResponse, sent_s: float) -> None:
         self.standing.desired = wire.desired(response.desired_state)
+        if response.HasField("received_at"):
+            self.membership.note_clock(time.time() - wire.seconds(response.received_at))
         for ref in response.forget:
             try:
                 await self.desk.forget(TaskKey(ref.task_id, ref.attempt))

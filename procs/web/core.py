@@ -256,6 +256,8 @@ def alerts(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
     mute = _silent_monitors(inbox, now_s)
     found = [_said(f"no word from {TOPICS[t].owner} ({t})") for t in sorted(silent)]
     tasks, processes = inbox.fresh(TaskState, now_s), inbox.fresh(ProcessState, now_s)
+    if link := inbox.fresh(LinkState, now_s):
+        found += [_said(warning) for warning in link.warnings]
     if tasks and not tasks.engine.available:
         found.append(_said(f"Docker is away: {tasks.engine.detail or 'no reason given'}"))
     if tasks and tasks.capacity.disk_full:

@@ -124,3 +124,15 @@ def test_what_a_stranger_wrote_reaches_no_terminal() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_whom_the_node_trusts_and_what_to_see_to_is_said() -> None:
+    news = News()
+    link = LinkState(
+        at_s=1.0, authority_digest="abc", certificate_until_unix_s=172800.0, warnings=("look",)
+    )
+    news.take("master_link", link, 1.5)
+    text = status_text(news, 0.0)
+    assert "authority  abc, certificate good for 2 d\n" in text
+    assert "alerts\n  look" in text
+    assert "authority" not in status_text(healthy(), 0.0)

@@ -224,13 +224,14 @@ def test_a_tasks_alerts_stand_with_it() -> None:
 def test_alerts_say_what_to_look_at() -> None:
     full = TaskState(at_s=9.0, engine=Engine(detail="refused"), capacity=Capacity(disk_full=True))
     inbox = inbox_with(
-        ("master_link", LinkState(at_s=9.0)),
+        ("master_link", LinkState(at_s=9.0, warnings=("the clock is wrong",))),
         ("executor", full),
         ("watchdog", process_state(9.0, alerts=("vpn",))),
         ("monitor@host", HostLoad(at_s=9.0)),
     )
     assert [alert["text"] for alert in alerts(inbox, 10.0)] == [
         "no word from vpn (vpn.state)",
+        "the clock is wrong",
         "Docker is away: refused",
         "the disk is full: no new task is taken",
         "vpn restarts too often",

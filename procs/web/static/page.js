@@ -75,6 +75,8 @@ function showNode(state) {
     ["State", node.node_state + (node.node_state_reason ? `: ${node.node_state_reason}` : "")],
     ["Master", node.master_url || "none: set MASTER_NODE_URL"],
     ["Link", node.phase + (node.detail ? `: ${node.detail}` : "")],
+    ["Authority", node.authority_digest || "none: plain text on this machine"],
+    ["Certificate", node.certificate_until_unix_s ? `good for ${duration(node.certificate_until_unix_s - now())}` : "none"],
     ["Last heartbeat", node.heartbeat_acked_unix_s ? `${since(node.heartbeat_acked_unix_s)} ago` : "none yet"],
     ["Trust level", String(node.trust_level)],
     ["Rewards", `${node.reward_total.toLocaleString("en")} in all, ${node.reward_last} in the last report`],
