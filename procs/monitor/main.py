@@ -3,7 +3,7 @@
 `python -m procs.monitor host`; the argument names what is watched. The judgement is in
 core.py, the reading in host.py, the samples in writer.py and store.py.
 
-Reads nothing from the bus. Publishes: host.load.
+Reads gpu.load, for the samples. Publishes: host.load.
 """
 
 import sys
@@ -16,12 +16,13 @@ from procs.monitor.core import Watches, alerts, next_watches, readings
 from procs.monitor.host import Host
 from procs.monitor.store import MIGRATIONS
 from procs.monitor.writer import Writer
-from shared.messages import Alert, HostLoad
+from shared.messages import Alert, GpuLoad, GpuSample, HostLoad
 from shared.service import Context, run
 from shared.settings import EXIT_BAD_SETTINGS
 
 HOST = "host"
 CAPABILITIES: frozenset[str] = frozenset()
+READS = ("gpu.load",)
 DATABASE = "load.db"
 
 
@@ -45,8 +46,14 @@ class HostMonitor:
             load = HostLoad(at_s=now_s, synced=False, inventory=load.inventory)
         else:
             load = self._judge(load, now_s)
-            self._writer.add((int(time.time()), load))
+            at = int(time.time())
+            self._writer.add((at, load), *((at, gpu) for gpu in self._gpus(now_s)))
         self._context.bus.publish(load)
+
+    def _gpus(self, now_s: float) -> list[GpuSample]:
+        """Those that their monitors told of a moment ago."""
+        loads = self._context.bus.inbox.all_fresh(GpuLoad, now_s).values()
+        return [gpu for load in loads for gpu in load.gpus]
 
     def _judge(self, load: HostLoad, now_s: float) -> HostLoad:
         before = {alert.rule for alert in alerts(self._watches)}
@@ -71,7 +78,7 @@ class HostMonitor:
         )  # fmt: skip
 
     def wake(self, ready: set[int], now_s: float) -> None:
-        """Nothing is read but the clock."""
+        """What the monitors of GPUs say is taken with the next beat."""
 
     def descriptors(self) -> Iterable[int]:
         return ()
@@ -85,4 +92,4 @@ def main(arguments: Sequence[str]) -> int:
         given = " ".join(arguments) or "nothing"
         print(f"monitor: the argument must be {HOST}, not {given}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
-    return run(f"monitor@{HOST}", CAPABILITIES, (), HostMonitor)
+    return run(f"monitor@{HOST}", CAPABILITIES, READS, HostMonitor)

@@ -3,6 +3,7 @@
 Table `samples`: one row for each (resolution_s, at_unix_s), the columns named as in HostLoad.
 Resolution 1 is kept an hour, 10 a day, 60 a week; the coarser rows are averages of the finer
 (the network's counters: the highest). Readers open it with mode=ro, one connection a query.
+The samples of GPUs, in tables of their own, are gpu_store.py's.
 """
 
 import logging
@@ -10,8 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from procs.monitor import gpu_store
 from shared.database import open_database, set_aside
-from shared.messages import HostLoad
+from shared.messages import GpuSample, HostLoad
 
 KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows, some 3 MB
 LARGEST_BYTES = 50 * 2**20  # SQLite itself refuses to grow past it
@@ -28,9 +30,11 @@ MIGRATIONS = (
     "CREATE TABLE samples (resolution_s INTEGER NOT NULL, at_unix_s INTEGER NOT NULL"
     + "".join(f", {name} REAL" for name in COLUMNS)
     + ", PRIMARY KEY (resolution_s, at_unix_s)) WITHOUT ROWID",
+    gpu_store.MIGRATION,
 )
+TABLES = ("samples", "gpu_samples")
 
-Sample = tuple[int, HostLoad]  # the wall clock's second, the reading
+Sample = tuple[int, HostLoad | GpuSample]  # the wall clock's second, the reading
 
 
 class StoreError(Exception):
@@ -61,6 +65,7 @@ class Store:
             database = open_database(self._path, MIGRATIONS, self._log, "NORMAL")
         except sqlite3.OperationalError as err:
             raise StoreError(f"{self._path}: {err}") from err
+        gpu_store.forget(database)
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {LARGEST_BYTES // page_bytes}")
@@ -73,12 +78,16 @@ class Store:
 def _write(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
     with database:
         database.execute("BEGIN IMMEDIATE")
-        _insert(database, samples)
-        _average(database, samples)
+        hosts = [(at, load) for at, load in samples if isinstance(load, HostLoad)]
+        gpus = [(at, gpu) for at, gpu in samples if isinstance(gpu, GpuSample)]
+        _insert(database, hosts)
+        _average(database, hosts)
+        if gpus:
+            gpu_store.write(database, gpus, KEEP_S)
         _thin(database, max(at for at, _ in samples))
 
 
-def _insert(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
+def _insert(database: sqlite3.Connection, samples: Sequence[tuple[int, HostLoad]]) -> None:
     marks = ", ".join("?" * (len(COLUMNS) + 1))
     database.executemany(
         f"INSERT OR REPLACE INTO samples (resolution_s, at_unix_s, {', '.join(COLUMNS)})"
@@ -87,7 +96,7 @@ def _insert(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
     )
 
 
-def _average(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
+def _average(database: sqlite3.Connection, samples: Sequence[tuple[int, HostLoad]]) -> None:
     """Make each coarser row that a sample falls into, anew from what is there of it."""
     figures = [f"avg({name})" for name in AVERAGED] + [f"max({name})" for name in HIGHEST]
     finer = 1
@@ -103,8 +112,13 @@ def _average(database: sqlite3.Connection, samples: Sequence[Sample]) -> None:
 
 
 def _thin(database: sqlite3.Connection, now_unix_s: int) -> None:
-    for resolution, age in KEEP_S.items():
-        database.execute(
-            "DELETE FROM samples WHERE resolution_s = ? AND (at_unix_s < ? OR at_unix_s > ?)",
-            (resolution, now_unix_s - age, now_unix_s + CLOCK_SLACK_S),
-        )
+    """Two ranges of the key: joined by OR, SQLite would look at every row."""
+    for table in TABLES:
+        for resolution, age in KEEP_S.items():
+            for condition, at in (
+                ("at_unix_s < ?", now_unix_s - age),
+                ("at_unix_s > ?", now_unix_s + CLOCK_SLACK_S),
+            ):
+                database.execute(
+                    f"DELETE FROM {table} WHERE resolution_s = ? AND {condition}", (resolution, at)
+                )

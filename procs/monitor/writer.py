@@ -8,7 +8,7 @@ from pathlib import Path
 from procs.monitor.store import Sample, Store, StoreError
 from shared.database import NewerDatabaseError
 
-BATCH = 10  # samples in one transaction: one each 10 s
+BATCH = 10  # seconds in one transaction: one each 10 s
 WAITING_BATCHES = 6  # while the disk hangs; what comes after a minute of it is not kept
 LAST_WRITE_S = 2.0  # at the end, for what is not written yet
 
@@ -20,6 +20,7 @@ class Writer:
         self.newer_version: int | None = None
         self._path, self._log = path, log
         self._pending: list[Sample] = []
+        self._seconds = 0
         self._batches: queue.Queue[list[Sample] | None] = queue.Queue(WAITING_BATCHES)
         self._store: Store | None = None
         self._failing = False
@@ -31,11 +32,13 @@ class Writer:
         """False when the thread ended by an error of its own: then so should the process."""
         return self.newer_version is not None or self._thread.is_alive()
 
-    def add(self, sample: Sample) -> None:
-        self._pending.append(sample)
-        if len(self._pending) >= BATCH:
+    def add(self, *samples: Sample) -> None:
+        """All of one second."""
+        self._pending += samples
+        self._seconds += 1
+        if self._seconds >= BATCH:
             self._hand_over(self._pending)
-            self._pending = []
+            self._pending, self._seconds = [], 0
 
     def _hand_over(self, batch: list[Sample] | None) -> None:
         try:

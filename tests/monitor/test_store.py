@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from procs.monitor.gpu_store import MOST_GPUS
 from procs.monitor.store import KEEP_S, MIGRATIONS, Store, StoreError
 from procs.monitor.writer import BATCH, Writer
-from shared.messages import HostLoad
+from shared.database import open_database
+from shared.messages import GpuSample, HostLoad
 from tests.fakes.supervised import until
 
 LOG = logging.getLogger("test")
@@ -128,7 +130,7 @@ def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     newer.close()
     before = path.read_bytes()
-    with pytest.raises(match="has version 2, this program knows 1"):
+    with pytest.raises(match=f"has version {len(MIGRATIONS) + 1}, this"):
         Store(path, LOG)
     assert path.read_bytes() == before
     writer = Writer(path, LOG)
@@ -179,3 +181,59 @@ def test_a_reader_sees_what_a_killed_writer_wrote(tmp_path: Path) -> None:
         (tmp_path / f"copy.db{suffix}").write_bytes(part.read_bytes())
     killed.close()
     assert rows(tmp_path / "copy.db", "cpu_pct FROM samples WHERE resolution_s = 1") == [(42.0,)]
+
+
+# ------------------------------------------------------------------ GPUs
+
+
+def gpu(uuid: str, util_pct: float | None = None, reachable: bool = True) -> GpuSample:
+    return GpuSample(index=0, uuid=uuid, name="H", util_pct=util_pct, reachable=reachable)
+
+
+def of_gpu(uuid: str, resolution: int) -> str:
+    return (
+        "at_unix_s, util_pct, power_w FROM gpu_samples JOIN gpus ON number = gpu"
+        f" WHERE uuid = '{uuid}' AND resolution_s = {resolution} ORDER BY at_unix_s"
+    )
+
+
+def test_each_gpu_has_samples_and_averages_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "load.db", LOG)
+    for second in range(0, 20, 5):
+        at = NOON + second
+        store.write([(at, load()), (at, gpu("a", float(second))), (at, gpu("b"))])
+    store.write([(NOON + 15, load()), (NOON + 15, gpu("b", 50.0, reachable=False))])
+    path = tmp_path / "load.db"
+    assert rows(path, of_gpu("a", 10)) == [(NOON, 2.5, None), (NOON + 10, 12.5, None)]
+    assert rows(path, of_gpu("a", 60)) == [(NOON, 7.5, None)]
+    assert rows(path, of_gpu("b", 60)) == [(NOON, None, None)], "what it does not tell is not 0"
+    store.close()
+
+
+def test_samples_of_a_gpu_go_with_their_age_and_the_gpu_with_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "load.db", LOG)
+    store.write([(NOON, load()), (NOON, gpu("a", 1.0))])
+    store.write([(NOON + KEEP_S[60], load()), (NOON + KEEP_S[60], gpu("b", 1.0))])
+    assert rows(tmp_path / "load.db", of_gpu("a", 60)) == [(NOON, 1.0, None)]
+    store.write([(NOON + KEEP_S[60] + 1, load()), (NOON + KEEP_S[60] + 1, gpu("b", 1.0))])
+    assert rows(tmp_path / "load.db", of_gpu("a", 60)) == []
+    store.close()
+    Store(tmp_path / "load.db", LOG).close()
+    assert rows(tmp_path / "load.db", "count(*) FROM gpus WHERE uuid = 'a'") == [(0,)]
+
+
+def test_of_no_more_gpus_than_fit_samples_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "load.db", LOG)
+    store.write([(NOON, load()), *((NOON, gpu(f"{n:03}")) for n in range(MOST_GPUS + 5))])
+    assert rows(tmp_path / "load.db", "count(*) FROM gpus") == [(MOST_GPUS,)]
+    assert rows(tmp_path / "load.db", "count(*) FROM gpu_samples") == [(3 * MOST_GPUS,)]
+    store.close()
+
+
+def test_a_database_from_before_gpus_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "load.db"
+    open_database(path, MIGRATIONS[:1], LOG, "NORMAL").close()
+    store = Store(path, LOG)
+    store.write([(NOON, load()), (NOON, gpu("a", 1.0))])
+    assert rows(path, of_gpu("a", 1)) == [(NOON, 1.0, None)]
+    store.close()
