@@ -252,8 +252,7 @@ class DockerEngine:
         image = _read(name)
         with _translated():
             api = docker.APIClient(base_url=self._host, version="auto", timeout=PULL_SILENCE_S)
-            registry, _ = docker.auth.resolve_repository_name(image.repository)
-            login = docker.auth.get_config_header(api, registry)
+            login = _login(api, image)
             response = api.post(
                 f"{api.base_url}/v{api.api_version}/images/create",
                 params={"fromImage": image.repository, "tag": image.version},
@@ -404,6 +403,15 @@ def _ours(home: str) -> dict[str, Any]:
 
 def _key(labels: dict[str, str]) -> TaskKey | None:
     return TaskKey.parse(f"{labels.get(LABEL_TASK, '')}.{labels.get(LABEL_ATTEMPT, '')}")
+
+
+def _login(api: docker.APIClient, image: Reference) -> bytes | None:
+    """Of `docker login`, for the registry; None: there is none."""
+    registry, _ = docker.auth.resolve_repository_name(image.repository)
+    try:
+        return docker.auth.get_config_header(api, registry)
+    except DockerException as err:  # its helper is missing, or fails: the engine is there
+        raise EngineRefusedError(f"its registry's login can't be read: {err}") from err
 
 
 def _read(name: str) -> Reference:

@@ -260,6 +260,16 @@ def test_a_login_of_the_workers_user_is_used(
     assert f"Authorization: Basic {login}".encode() in b"".join(registry.wire.asked)
 
 
+@pytest.mark.filterwarnings("ignore:docker-credential-none-such")
+def test_a_login_that_can_not_be_read_is_said(
+    pulls: Pulls, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"credsStore": "none-such"}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    said = refused(pull(pulls, registry.name("private:2"), step_s=1.0)[0])
+    assert "could not be pulled: its registry's login can't be read: Credentials store" in said
+
+
 # ------------------------------------------------------------------ tasks
 
 
