@@ -64,7 +64,7 @@ IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
 SENT_WITHIN_S = 10.0  # a busy engine takes its time with a signal; one that hangs gets no more
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
-APART_S = 0.05  # a task's phases come in bursts, and each STATE wakes three processes …
+APART_S = 0.2  # a task's phases come in bursts, and each STATE wakes three processes …
 TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
@@ -342,6 +342,7 @@ class Executor:
             self._bells.hang(attempt.key, attempt.directory)
             self._images.use(attempt.spec.image)
         attempt.waits_for = outcome.waits_for
+        self._urgent = self._urgent or attempt.waits(Wait.INPUTS)  # master_link fetches them
         self._apply(attempt, outcome.event)
 
     def _read_record(self, attempt: Attempt) -> None:
