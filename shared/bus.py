@@ -306,6 +306,7 @@ class LoopWatch:
         self._bus, self._loop, self._on_news = bus, loop, on_news
         self._watched: tuple[int, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
+        self._rests = False
         self._watch()
 
     def _watch(self) -> None:
@@ -319,20 +320,30 @@ class LoopWatch:
         self._watched = ()
 
     def _on_readable(self, descriptor: int) -> None:
-        if not self.settle() and self._bus.drain(descriptor):
+        if not self._settle() and self._bus.drain(descriptor):
             self._on_news()
 
-    def settle(self) -> bool:
+    def beat(self, rests: bool = False) -> None:
+        """For one's own beat, before the others' can wake the loop; with `rests`, nothing wakes it
+        until the next."""
+        self._rests = rests
+        if not self._settle():
+            self._settled()
+
+    def _settle(self) -> bool:
         """Just after a whole second: hear nothing until all have beaten, then `on_news` once.
-        False at any other time. For one's own beat, before the others' can wake the loop."""
+        False at any other time."""
         wait_s = settle_s(time.monotonic())
-        if wait_s > 0 and self._watched:
+        if wait_s > 0 and self._settling is None:
             self._pause()
             self._settling = self._loop.call_later(wait_s, self._settled)
         return wait_s > 0
 
     def _settled(self) -> None:
-        self._watch()
+        self._settling = None
+        self._pause()
+        if not self._rests:
+            self._watch()
         self._bus.drain()
         self._on_news()
 

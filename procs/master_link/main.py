@@ -130,9 +130,7 @@ class Link:
             self._bus.connect_new()
             self._publish_want()
             self._publish_link()
-            if not self._watch.settle():
-                self._bus.drain()
-                self._look()
+            self._watch.beat()
             await asyncio.sleep(service.next_beat_in_s(time.monotonic()))
 
     def _look(self) -> None:

@@ -57,6 +57,11 @@ class Hub:
             self._samples.add(load)
         self._tell()
 
+    def _catch_up(self) -> None:
+        """While no page is open, nothing is heard between the beats."""
+        if self._bus.drain():
+            self.hear()
+
     def _publish(self) -> None:
         self._bus.publish(
             OwnerWant(
@@ -67,9 +72,11 @@ class Hub:
         )
 
     def tasks(self) -> TaskState | None:
+        self._catch_up()
         return self._bus.inbox.fresh(TaskState, time.monotonic())
 
     def health(self) -> tuple[bool, dict[str, Any]]:
+        self._catch_up()
         return core.health(self._bus.inbox, time.monotonic())
 
     # -------------------------------------------------------------- the owner
@@ -117,6 +124,7 @@ class Hub:
         """For one page: its content at once and at every change, and what tasks write."""
         self.pages += 1
         self._opened.set()
+        self._catch_up()
         seen: dict[str, int] = {}
         try:
             while not self.closed:

@@ -46,7 +46,7 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
         asyncio.create_task(hub.follow()),
     ]
     try:
-        await _beat(hub, stop, workers)
+        await _beat(hub, watch, stop, workers)
     finally:
         stop.set()
         watch.close()
@@ -54,13 +54,16 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
         await _end(workers)
 
 
-async def _beat(hub: Hub, stop: asyncio.Event, workers: list[asyncio.Task[None]]) -> None:
+async def _beat(
+    hub: Hub, watch: LoopWatch, stop: asyncio.Event, workers: list[asyncio.Task[None]]
+) -> None:
     """On whole seconds of the monotonic clock; a worker that failed ends the process."""
     while not stop.is_set():
         for worker in workers:
             if worker.done():
                 worker.result()
         hub.beat()
+        watch.beat(rests=hub.pages == 0)
         await hub.prune()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), service.next_beat_in_s(time.monotonic()))

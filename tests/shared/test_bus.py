@@ -1,5 +1,6 @@
 """The bus on real sockets, with real processes that are killed and stopped."""
 
+import asyncio
 import itertools
 import os
 import select
@@ -16,7 +17,7 @@ import zmq
 
 from shared import bus as bus_module
 from shared import codec
-from shared.bus import Bus, BusError, Inbox, Tap, bus_directory, take_lock
+from shared.bus import Bus, BusError, Inbox, LoopWatch, Tap, bus_directory, take_lock
 from shared.messages import (
     Engine,
     GpuLoad,
@@ -239,6 +240,34 @@ def test_an_event_loop_hears_by_the_descriptors_alone(opened: Open) -> None:
             for bus, descriptor in itertools.product((publisher, reader), readable):
                 if descriptor in bus.filenos():
                     bus.drain(descriptor)
+
+
+def test_an_event_loop_that_rests_hears_with_its_beats_alone(opened: Open) -> None:
+    publisher, reader = opened("executor"), opened("web", "task.state")
+
+    async def scenario() -> None:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        watch = LoopWatch(reader, loop, heard.set)
+        try:
+            watch.beat(rests=True)
+            await heard.wait()
+            assert not any(loop.remove_reader(descriptor) for descriptor in reader.filenos())
+            publisher.publish(TaskState(at_s=1.0))
+            async with asyncio.timeout(20):
+                while not reader.inbox.latest["task.state"]:
+                    publisher.drain()  # its subscription may have come only now
+                    watch.beat(rests=True)
+                    await asyncio.sleep(0)
+            watch.beat()
+            publisher.publish(TaskState(at_s=2.0))
+            async with asyncio.timeout(20):
+                while reader.inbox.latest["task.state"]["executor"].at_s < 2.0:
+                    heard.clear()
+                    await heard.wait()
+        finally:
+            watch.close()
+
+    asyncio.run(scenario())
 
 
 def test_closing_leaves_no_descriptor(home: Path) -> None:
