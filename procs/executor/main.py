@@ -11,7 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +68,15 @@ APART_S = 0.2  # a task's phases come in bursts, and each STATE wakes three proc
 TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are waited for
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
-END, KILL = "end", "kill"  # the lanes beside an attempt's own
+RECORD_EACH_S = 5.0  # a run record is read so often, rung for or not
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A lane of what ends an attempt, beside the attempt's own, where a call may hang."""
+
+    key: TaskKey
+    is_kill: bool = False  # in gVisor a hard stop may hang too
 
 
 class Executor:
@@ -91,6 +99,7 @@ class Executor:
             context.settings.allowed_images,
         )  # fmt: skip
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
+        self._ends: Jobs[Outcome] = Jobs(THREADS, "end")  # its own: hung calls may take all of those
         self._images = Images(
             engine, context.home, context.settings.docker_host, context.settings.image_disk_pct
         )
@@ -119,7 +128,10 @@ class Executor:
     # -------------------------------------------------------------- the loop
 
     def descriptors(self) -> Iterable[int]:
-        sources = (self._jobs, self._pulls, self._installs, self._watch, self._bells, self._guard)
+        sources = (
+            self._jobs, self._ends, self._pulls, self._installs, self._watch, self._bells,
+            self._guard,
+        )  # fmt: skip
         return [source.fileno() for source in sources]
 
     def beat(self, now_s: float) -> None:
@@ -147,8 +159,8 @@ class Executor:
 
     def close(self) -> None:
         sources = (
-            self._jobs, self._pulls, self._installs, self._watch, self._bells, self._guard,
-            self._store,
+            self._jobs, self._ends, self._pulls, self._installs, self._watch, self._bells,
+            self._guard, self._store,
         )  # fmt: skip
         for source in sources:
             source.close()
@@ -157,6 +169,7 @@ class Executor:
         for source, take in (
             (self._guard, self._take_full),
             (self._jobs, self._take_outcomes),
+            (self._ends, self._take_endings),
             (self._pulls, self._take_images),
             (self._installs, self._take_layers),
             (self._watch, self._take_news),
@@ -176,6 +189,11 @@ class Executor:
                 self._finish(lane, result, now_s)
             else:
                 result()
+
+    def _take_endings(self, now_s: float) -> None:
+        for lane, outcome in self._ends.results():
+            if isinstance(lane, Ending):
+                self._finish(lane.key, outcome, now_s)
 
     def _take_images(self, now_s: float) -> None:
         for pulled in self._pulls.results(now_s):
@@ -304,9 +322,8 @@ class Executor:
         self._jobs.submit(attempt.key, partial(guarded, job, attempt))
 
     def _end(self, attempt: Attempt, job: Callable[[Attempt], Outcome]) -> None:
-        """What ends it never waits for another call of it that may hang in the engine."""
-        lane = (attempt.key, END) if self._jobs.is_busy(attempt.key) else attempt.key
-        self._jobs.submit(lane, partial(guarded, job, attempt))
+        """What ends it never waits for a call that may hang in the engine."""
+        self._ends.submit(Ending(attempt.key), partial(guarded, job, attempt))
 
     def _is_called_off(self, attempt: Attempt) -> bool:
         """It never ran and never will: no start was asked, or it was settled."""
@@ -314,12 +331,11 @@ class Executor:
         return is_stopped and self._jobs.is_busy(attempt.key)
 
     def _is_busy(self, attempt: Attempt) -> bool:
-        return any(self._jobs.is_busy(lane) for lane in (attempt.key, (attempt.key, END)))
+        return self._jobs.is_busy(attempt.key) or self._ends.is_busy(Ending(attempt.key))
 
     def _finish(self, lane: object, outcome: Outcome, now_s: float) -> None:
         """A job has ended: keep what it learned, then move."""
-        key = lane[0] if isinstance(lane, tuple) and END in lane else lane
-        attempt = self._attempts.get(key) if isinstance(key, TaskKey) else None
+        attempt = self._attempts.get(lane) if isinstance(lane, TaskKey) else None
         if attempt is None:
             return
         attempt.lane_idle_since_s = now_s
@@ -349,6 +365,7 @@ class Executor:
         """The keeper may have written: its word is the truth."""
         if attempt.step not in ALIVE:
             return
+        attempt.record_due_s = time.monotonic() + RECORD_EACH_S
         attempt.record = record = read_run(attempt.directory)
         if record.started is not None and attempt.step is Step.STARTING:
             self._submit(attempt, self._work.seal)
@@ -356,7 +373,8 @@ class Executor:
         if record.ended is not None or record.failed_errno is not None:
             self._apply(attempt, Event.ENDED)
         elif record.started is not None and not self._is_of_this_boot(record.started):
-            self._submit(attempt, partial(self._work.autopsy, present=False))
+            if not self._is_busy(attempt):
+                self._submit(attempt, partial(self._work.autopsy, present=False))
 
     def _is_of_this_boot(self, started: Started) -> bool:
         return started.boot_id in ("", self._boot_id)  # "": not to be had in gVisor
@@ -493,6 +511,8 @@ class Executor:
             if now_s < attempt.retry_at_s:
                 return
             self._perform(attempt, Instruction.COLLECT)  # the one before found no room
+        if now_s >= attempt.record_due_s:
+            self._read_record(attempt)
         if attempt.step not in ALIVE:
             return
         started = attempt.record.started
@@ -515,8 +535,8 @@ class Executor:
         first, attempt.stop_stage = attempt.stop_stage == 1, 2
         if first:
             self._end(attempt, self._work.hard_stop)
-        elif not self._jobs.is_busy((attempt.key, KILL)):  # in gVisor the hard stop may hang too
-            self._jobs.submit((attempt.key, KILL), partial(guarded, self._work.kill, attempt))
+        elif not self._ends.is_busy(lane := Ending(attempt.key, is_kill=True)):
+            self._ends.submit(lane, partial(guarded, self._work.kill, attempt))
 
     def _look_for_inputs(self, attempt: Attempt) -> None:
         if self._jobs.is_busy(attempt.key):

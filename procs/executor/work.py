@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from procs.executor import cgroup, gpus
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.claim import AlreadyRanError, Start, seal, settle, write_claim
 from procs.executor.collect import Packed, TooLargeError, disk_use_bytes, pack
-from procs.executor.core import Event, Wait
+from procs.executor.core import Event, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.engine import (
     Engine,
@@ -74,6 +75,9 @@ GRANT = "grant"  # what it was given: a later life may know less of the node's q
 MOST_RECORD_BYTES = 65536
 MOST_FAILURES = 120  # its output itself may be what fills the disk: ten minutes, at DISK_RETRY_S
 _ASIDE = tuple(f".{name}.new" for name in (GRANT, STOP, REPORT, ARCHIVE))  # a kill leaves these
+
+
+_keeping = threading.Lock()  # its stop and its collection may both have the same to write
 
 
 def boot_id() -> str:
@@ -321,6 +325,8 @@ class Work:
 
     def stop(self, attempt: Attempt) -> Outcome:
         """Put the decision on disk, then ask it to end with the image's own signal."""
+        if attempt.step is not Step.STOPPING:  # it has ended meanwhile, and may be cleaned up
+            return Outcome()
         if attempt.stop is not None and attempt.stop.is_hard:
             return self._stop_hard(attempt)
         _keep_stop(attempt)
@@ -513,9 +519,12 @@ def _not_laid_out(err: OSError) -> Outcome:
 
 def _keep_stop(attempt: Attempt) -> None:
     """Durable, if the disk has room; else a life after this one may have to decide again."""
-    if attempt.stop is not None:
+    if attempt.stop is None:
+        return
+    with _keeping:
         try:
-            write_stop(attempt.directory, attempt.stop)
+            if read_stop(attempt.directory) is None:
+                write_stop(attempt.directory, attempt.stop)
         except OSError as err:
             log.error("%s: why it is stopped was not written: %s", attempt.key.directory, err)
 

@@ -30,6 +30,8 @@ def test_an_engine_without_live_restore_interrupts_its_tasks(mortal: PrivateEngi
     try:
         key = executor.assign(task("sh", "-c", "echo up; sleep 300"))
         executor.wait(lambda: b"up" in executor.output(key), "up")
+        # killed before it has noted that, the engine forgets the start, and the task runs on
+        executor.wait(lambda: executor.inspect(key)["State"]["Running"], "the engine's word")
         mortal.kill()
         executor.wait(lambda: not executor.available(), "the engine known to be away")
         mortal.start("--no-live-restore")

@@ -25,6 +25,10 @@ pytestmark = pytest.mark.docker
 
 KEPT = {"spec", "report", "log", "run"}
 ASLEEP = ("sh", "-c", "echo up; sleep 300")
+ENDED = (
+    b"ended unix_ns=1 monotonic_ns=1 code=5 signal=0 max_rss_bytes=1 memory_peak_bytes=1 cpu_ns=1"
+    b" oom_kills=0 log_dropped_bytes=0 log_lost_bytes=0\n"
+)
 DEAF = ("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
 
 
@@ -118,6 +122,16 @@ def test_what_cannot_be_executed_never_ran(
     )
     assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "start")
     assert report.error.startswith(f"{error}; ")
+
+
+@pytest.mark.parametrize("name", ["end", "kill", "images", "network", "debug"])
+def test_no_name_is_taken_for_something_else(executor: ExecutorAlone, name: str) -> None:
+    key = executor.assign(task("sh", "-c", "echo up; exec sleep 300", name=name))
+    is_up(executor, key)
+    executor.cancel(key)
+    report = executor.wait_report(key, 20)
+    assert (report.phase, report.exit_code) == ("cancelled", 143)
+    executor.wait_released(key)
 
 
 def test_a_missing_image_is_said(executor: ExecutorAlone) -> None:
@@ -311,6 +325,22 @@ def test_killed_in_a_stop_the_reason_is_kept(executor: ExecutorAlone) -> None:
     executor.kill()
     report = executor.wait_report(key)
     assert (report.phase, report.exit_code) == ("timed_out", 137)
+
+
+def test_an_end_that_no_bell_announced_is_found(executor: ExecutorAlone) -> None:
+    """The record lies in another file than the one that is watched."""
+    key = executor.assign(task(*ASLEEP, name="unrung"))
+    is_up(executor, key)
+    record, aside = executor.directory(key) / "run", executor.directory(key) / "aside"
+    aside.write_bytes(record.read_bytes())
+    aside.rename(record)
+    later_s = time.monotonic() + 1.1  # a beat after it: whatever that rang is heard by then
+    executor.wait(lambda: (state := executor.state()) and state.at_s > later_s, "a beat")
+    with record.open("ab") as file:
+        file.write(ENDED)
+    report = executor.wait_report(key, 20)
+    assert (report.phase, report.exit_code, report.cause) == ("failed", 5, "exit")
+    executor.wait(lambda: executor.containers() == [], "no container left")
 
 
 def test_started_a_second_time_it_does_not_run(executor: ExecutorAlone) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from procs.executor import cgroup
+from procs.executor.main import THREADS
 from shared.files import remove_tree
 from shared.taskdir import ARCHIVE, Report, TaskKey
 from tests.fakes.engine_proxy import EngineProxy, Moment, Trap
@@ -43,6 +44,10 @@ class Rig:
 
     def is_up(self, key: TaskKey) -> None:
         self.executor.wait(lambda: b"up" in self.executor.output(key), f"{key} up")
+
+    def container(self, key: TaskKey) -> str:
+        """Its id."""
+        return str(self.executor.inspect(key)["Id"])
 
     def springs(self, trap: Trap) -> None:
         self.executor.wait(trap.sprung.is_set, f"{trap.call} {trap.moment}")
@@ -182,6 +187,26 @@ def test_a_stop_does_not_wait_for_a_call_that_hangs(rig: Rig, call: str) -> None
     assert (report.phase, report.exit_code) == ("cancelled", -1)
     rig.nothing_is_left(key)
     assert rig.executor.output(key) == b""
+
+
+def test_a_stop_does_not_wait_for_others_calls_that_hang(rig: Rig) -> None:
+    """As many hang as there are threads for jobs."""
+    go = threading.Event()
+    sleeper = rig.assign("sleeper", ASLEEP)
+    rig.is_up(sleeper)
+    traps = [rig.proxy.set(Trap(REMOVE, Moment.BEFORE, go.wait)) for _ in range(THREADS)]
+    keys = [rig.assign(f"hung-remove-{number}", "exit 7") for number in range(THREADS)]
+    try:
+        rig.executor.wait(lambda: all(trap.taken for trap in traps), "every thread in a call")
+        rig.executor.cancel(sleeper)
+        rig.executor.wait(lambda: not cgroup.processes(rig.container(sleeper)), "its end", 20)
+        assert not any(trap.sprung.is_set() for trap in traps)
+    finally:
+        go.set()
+    assert rig.ended(sleeper).exit_code == 143
+    for key in (sleeper, *keys):
+        rig.executor.wait_released(key)
+    rig.executor.wait(lambda: rig.executor.containers() == [], "no container")
 
 
 def test_a_stop_reaches_a_task_while_the_engine_is_away(rig: Rig) -> None:
