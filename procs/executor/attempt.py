@@ -89,7 +89,11 @@ class Attempt:
     @property
     def container(self) -> str:
         """What the engine knows it by, also before its id is known to this life."""
-        return self.container_id or container_name(self.key)
+        return self.container_id or self.container_name
+
+    @property
+    def container_name(self) -> str:
+        return container_name(self.key, self.directory.parents[1])
 
     @property
     def in_preparation(self) -> bool:

@@ -99,7 +99,7 @@ class Executor:
             context.settings.allowed_images,
         )  # fmt: skip
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
-        self._ends: Jobs[Outcome] = Jobs(THREADS, "end")  # its own: hung calls may take all of those
+        self._ends: Jobs[Outcome] = Jobs(THREADS, "end")  # hung calls may take all of the others
         self._images = Images(
             engine, context.home, context.settings.docker_host, context.settings.image_disk_pct
         )
@@ -372,9 +372,10 @@ class Executor:
             self._apply(attempt, Event.STARTED)
         if record.ended is not None or record.failed_errno is not None:
             self._apply(attempt, Event.ENDED)
-        elif record.started is not None and not self._is_of_this_boot(record.started):
-            if not self._is_busy(attempt):
-                self._submit(attempt, partial(self._work.autopsy, present=False))
+        elif record.started is None or self._is_of_this_boot(record.started):
+            return
+        elif not self._is_busy(attempt):
+            self._submit(attempt, partial(self._work.autopsy, present=False))
 
     def _is_of_this_boot(self, started: Started) -> bool:
         return started.boot_id in ("", self._boot_id)  # "": not to be had in gVisor

@@ -11,6 +11,7 @@ from typing import Any
 
 from procs.executor import gpus
 from procs.executor.quota import LEAST_BYTES, Grant
+from shared.egress import names
 from shared.taskdir import CLAIM, INPUT, LAYERS, MIB, OUTPUT, SITE, TaskKey
 
 TASK_UID = TASK_GID = 65534  # nobody: no image decides to run as root
@@ -61,8 +62,9 @@ class Place:
     keeper: Path
 
 
-def container_name(key: TaskKey) -> str:
-    return f"hivemind-{key.task_id}-{key.attempt}"
+def container_name(key: TaskKey, home: Path) -> str:
+    """With the worker's own digits: another one on the same engine may run the same task."""
+    return f"hivemind-{key.task_id}-{key.attempt}-{names(home).digits}"
 
 
 def labels(place: Place) -> dict[str, str]:

@@ -8,13 +8,14 @@ import os
 import signal
 from dataclasses import dataclass
 
-from procs.executor.run_record import Ended, RunRecord
+from procs.executor.run_record import SIGNAL_BASE, Ended, RunRecord
 from shared import sentences
 from shared.messages import TaskPhase
 from shared.sentences import Said
 
-NEVER_RAN = -1
+NEVER_RAN = -1  # the contract's; what ran has another, however it was lost
 SIGKILL = 9
+WITHOUT_A_WORD = SIGNAL_BASE + SIGKILL  # what ended it let it say nothing
 ENGINE_SIGNALS = (SIGKILL, signal.SIGTERM)  # to what it finds running, without live-restore
 LOST_TO_ENGINE = 255
 
@@ -84,12 +85,21 @@ def judge(
             return _stopped(stop, record.ended.code)
         return _ended(record.ended, engine_lapsed)
     if stop is not None:
-        return _stopped(stop, loss.exit_code if loss else NEVER_RAN)
+        return _stopped(stop, _last_code(record, loss))
     if failure is not None:
-        return Verdict.of(failure, NEVER_RAN)
+        return Verdict.of(failure, _last_code(record, loss))
     if loss is not None:
-        return _lost(loss)
-    return Verdict.of(sentences.END_UNKNOWN.say(), NEVER_RAN)
+        return Verdict.of(_lost(loss), _last_code(record, loss))
+    return Verdict.of(sentences.END_UNKNOWN.say(), _last_code(record, loss))
+
+
+def _last_code(record: RunRecord, loss: Loss | None) -> int:
+    """Of what wrote no end: the engine's word, if it has one."""
+    if record.started is None:
+        return NEVER_RAN
+    if loss is None or loss.out_of_memory:
+        return WITHOUT_A_WORD
+    return loss.exit_code or WITHOUT_A_WORD
 
 
 def _stopped(stop: Stop, exit_code: int) -> Verdict:
@@ -113,7 +123,7 @@ def _ended(ended: Ended, engine_lapsed: bool) -> Verdict:
     if ended.code == 0:
         return Verdict(TaskPhase.SUCCEEDED, 0)
     if engine_lapsed and ended.signal in ENGINE_SIGNALS:
-        return Verdict.of(sentences.ENGINE_ENDED_IT.say(), NEVER_RAN)
+        return Verdict.of(sentences.ENGINE_ENDED_IT.say(), ended.code)
     if ended.signal:
         said = sentences.KILLED.say(number=ended.signal, name=_signal_name(ended.signal))
         return Verdict.of(said, ended.code)
@@ -127,13 +137,13 @@ def _signal_name(number: int) -> str:
         return "of no name"  # real-time signals, and what a forged record says
 
 
-def _lost(loss: Loss) -> Verdict:
+def _lost(loss: Loss) -> Said[TaskPhase]:
     if not loss.same_boot:
-        return Verdict.of(sentences.MACHINE_RESTARTED.say(), NEVER_RAN)
+        return sentences.MACHINE_RESTARTED.say()
     if loss.out_of_memory:
-        return Verdict.of(sentences.OUT_OF_MEMORY.say(), 137)
+        return sentences.OUT_OF_MEMORY.say()
     if loss.engine_lapsed or (loss.present and loss.exit_code == LOST_TO_ENGINE):
-        return Verdict.of(sentences.ENGINE_WENT_DOWN.say(), NEVER_RAN)
+        return sentences.ENGINE_WENT_DOWN.say()
     if not loss.present:
-        return Verdict.of(sentences.CONTAINER_REMOVED.say(), 137)
-    return Verdict.of(sentences.KEEPER_KILLED.say(), loss.exit_code or 137)
+        return sentences.CONTAINER_REMOVED.say()
+    return sentences.KEEPER_KILLED.say()

@@ -38,13 +38,13 @@ from procs.executor.quota import Grant
 from procs.executor.run_record import RunRecord, parse_run
 from procs.executor.sandbox import (
     GVISOR,
+    LABEL_HOME,
     TASK_GID,
     TASK_UID,
     Image,
     Place,
     argv,
     container,
-    container_name,
     environment,
     with_requirements,
 )
@@ -163,8 +163,8 @@ class Work:
             return self._make_container(attempt, image, granted, taken.resolvers)
         except InputError as err:
             return _failed(err.said)
-        except EngineAwayError as err:
-            return Outcome(Event.ENGINE_LOST, detail=str(err))
+        except EngineAwayError as err:  # a container of another id may be made yet
+            return Outcome(Event.ENGINE_LOST, container_id="", detail=str(err))
         except EngineRefusedError as err:
             return self._not_made(attempt, err)
         except AlreadyRanError as err:
@@ -242,7 +242,7 @@ class Work:
         write_atomic(attempt.directory / GRANT, msgspec.json.encode(granted))
         self._make_output(attempt.directory / OUTPUT)
         if attempt.may_have_container:  # of a start that was settled
-            self._engine.remove(container_name(attempt.key))
+            self._remove(attempt)
             cgroup.kill(attempt.container_id)  # an engine that died in a start forgets what it made
         body = container(place, image, granted, self._runtime, resolvers)
         made = Made(
@@ -282,16 +282,29 @@ class Work:
 
     def _create(self, attempt: Attempt, body: dict[str, object], start: Start) -> str:
         """Make the claim and the container; one of that name that never ran is replaced."""
-        name = container_name(attempt.key)
+        name = attempt.container_name
         write_claim(attempt.directory, start, TASK_UID, TASK_GID)
         try:
             return self._engine.create(name, body)
         except EngineRefusedError:
-            if not settle(attempt.directory):
+            if not settle(attempt.directory) or not self._is_ours(name):
                 raise
             self._engine.remove(name)
         write_claim(attempt.directory, start, TASK_UID, TASK_GID)
         return self._engine.create(name, body)
+
+    def _remove(self, attempt: Attempt) -> None:
+        """What a create that nobody answered has made is known by its name alone."""
+        if attempt.container_id or self._is_ours(attempt.container_name):
+            self._engine.remove(attempt.container)
+
+    def _is_ours(self, name: str) -> bool:
+        """Another's of that name is left alone, whatever it is."""
+        try:
+            labels = self._engine.inspect(name)["Config"].get("Labels") or {}
+        except NotThereError:
+            return True
+        return labels.get(LABEL_HOME) == str(self._home)
 
     # -------------------------------------------------------------- run
 
@@ -474,7 +487,7 @@ class Work:
             if self._debug.wants(attempt):
                 self._debug.keep(attempt, self._inspected(attempt))
             if attempt.may_have_container or attempt.container_id:
-                self._engine.remove(container_name(attempt.key))
+                self._remove(attempt)
         except (EngineAwayError, EngineRefusedError) as err:
             return Outcome(Event.ENGINE_LOST, detail=f"its container is not removed yet: {err}")
         for name in (CLAIM, INPUT, OUTPUT, BLOBS, STOP, GRANT, SECRETS, MADE, *_ASIDE):
@@ -484,7 +497,7 @@ class Work:
 
     def _inspected(self, attempt: Attempt) -> dict[str, Any] | None:
         try:
-            return self._engine.last_state(container_name(attempt.key))
+            return self._engine.last_state(attempt.container)
         except NotThereError:
             return None
 

@@ -36,7 +36,7 @@ def test_an_engine_without_live_restore_interrupts_its_tasks(mortal: PrivateEngi
         executor.wait(lambda: not executor.available(), "the engine known to be away")
         mortal.start("--no-live-restore")
         report = executor.wait_report(key)
-        assert (report.phase, report.cause) == ("failed", "interrupted")
+        assert (report.phase, report.exit_code, report.cause) == ("failed", 143, "interrupted")
         assert executor.output(key) == b"up\n"
         executor.wait(lambda: executor.containers() == [], "no container left")
     finally:

@@ -356,6 +356,37 @@ def test_started_a_second_time_it_does_not_run(executor: ExecutorAlone) -> None:
     assert executor.output(key) == b"up\n"
 
 
+def test_two_workers_on_one_engine_run_a_task_of_the_same_name(
+    engine: PrivateEngine, executor: ExecutorAlone
+) -> None:
+    other = ExecutorAlone(engine.host).start()
+    try:
+        theirs = other.assign(task(*ASLEEP, name="both"))
+        is_up(other, theirs)
+        ours = executor.assign(task("sh", "-c", "exit 7", name="both"))
+        assert executor.wait_report(ours).exit_code == 7
+        executor.wait_released(ours)
+        assert other.inspect(theirs)["State"]["Running"]
+        other.cancel(theirs)
+        assert other.wait_report(theirs).exit_code == 143
+    finally:
+        other.stop()
+
+
+def test_anothers_container_is_left_alone_whatever_its_name(executor: ExecutorAlone) -> None:
+    name = executor.container_name(TaskKey("squatted", 1))
+    theirs = executor.docker.create_container("hivemind-test-task:1", ["sh"], name=name)["Id"]
+    try:
+        key = executor.assign(task("true", name="squatted"))
+        report = executor.wait_report(key)
+        assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "node")
+        assert f'"/{name}" is already in use' in report.error
+        executor.wait_released(key)
+        assert executor.docker.inspect_container(theirs)["State"]["Status"] == "created"
+    finally:
+        executor.docker.remove_container(theirs)
+
+
 def test_a_removed_container_is_said(executor: ExecutorAlone) -> None:
     key = executor.assign(task(*ASLEEP, name="removed"))
     is_up(executor, key)

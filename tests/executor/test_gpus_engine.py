@@ -183,7 +183,7 @@ def test_docker_takes_our_request_as_it_takes_its_own_command_lines(
         (tmp_path / folder).mkdir()
     place = Place(TaskKey("asked", 1), tmp_path, tmp_path, "n", Path("/bin/true"))
     granted = Grant(1.0, GIB, GIB, 8, gpus=tuple(recorded[0]["DeviceIDs"]))
-    name = container_name(place.key)
+    name = container_name(place.key, place.home)
     docker.create(name, container(place, docker.image(engine.task_image), granted, "runc"))
     node = GpuNode(engine.host)
     try:

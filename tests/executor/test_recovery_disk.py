@@ -326,7 +326,7 @@ def test_a_machine_that_was_started_anew_interrupts_its_tasks(
     executor.wait(lambda: time.monotonic() > over_s, "its time is over")
     with another_boot(executor):
         report = executor.wait_report(key)
-        assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "interrupted")
+        assert (report.phase, report.exit_code, report.cause) == ("failed", 137, "interrupted")
         assert "the machine was started anew" in report.error
         assert executor.output(key) == b"up\n"
 
@@ -342,4 +342,4 @@ def test_a_task_that_the_going_machine_ended_in_order_is_interrupted_too(
     executor.docker.stop(container)
     with another_boot(executor):
         report = executor.wait_report(key)
-        assert (report.phase, report.exit_code, report.cause) == ("failed", -1, "interrupted")
+        assert (report.phase, report.exit_code, report.cause) == ("failed", 143, "interrupted")

@@ -227,7 +227,7 @@ def test_a_stop_reaches_a_task_while_the_engine_is_away(rig: Rig) -> None:
 
 
 def test_a_container_that_is_removed_before_its_start_is_made_anew(rig: Rig) -> None:
-    name = "hivemind-taken-1"
+    name = rig.executor.container_name(TaskKey("taken", 1))
     trap = Trap(START, Moment.BEFORE, passes=True)
     trap.action = lambda: rig.executor.docker.remove_container(name, force=True)
     rig.proxy.set(trap)

@@ -1,5 +1,6 @@
 """The walls, line by line: what is given to Docker for any task."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def test_nothing_of_the_images_environment_reaches_the_runtime_and_its_hooks() -
 
 
 def test_it_can_be_found_again() -> None:
-    assert container_name(PLACE.key) == "hivemind-a-b-2"
+    assert re.fullmatch("hivemind-a-b-2-[0-9]{6}", container_name(PLACE.key, PLACE.home))
+    assert container_name(PLACE.key, PLACE.home) != container_name(PLACE.key, Path("/other"))
     assert BODY["Labels"] == {
         "hivemind.task": "a-b",
         "hivemind.attempt": "2",

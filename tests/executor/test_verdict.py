@@ -64,11 +64,11 @@ def loss(
         pytest.param(NEVER, stop(8), FAILURE, None, "timed_out", -1, "", id="stop over failure"),
         pytest.param(NEVER, None, FAILURE, None, "failed", -1, "image", id="not made ready"),
         pytest.param(NEVER, None, None, None, "failed", -1, "node", id="nothing known"),
-        pytest.param(UNENDED, None, None, loss(same_boot=False), "failed", -1, "interrupted",
+        pytest.param(UNENDED, None, None, loss(same_boot=False), "failed", 137, "interrupted",
                      id="another boot"),
-        pytest.param(UNENDED, None, None, loss(lapsed=True), "failed", -1, "interrupted",
+        pytest.param(UNENDED, None, None, loss(lapsed=True), "failed", 137, "interrupted",
                      id="the engine was away"),
-        pytest.param(UNENDED, None, None, loss(code=255), "failed", -1, "interrupted", id="255"),
+        pytest.param(UNENDED, None, None, loss(code=255), "failed", 255, "interrupted", id="255"),
         pytest.param(UNENDED, None, None, loss(present=False), "failed", 137, "removed",
                      id="removed"),
         pytest.param(UNENDED, None, None, loss(out_of_memory=True), "out_of_memory", 137, "",
@@ -76,6 +76,11 @@ def loss(
         pytest.param(UNENDED, None, None, loss(code=139), "failed", 139, "exit",
                      id="it killed its keeper"),
         pytest.param(UNENDED, stop(8), None, loss(), "timed_out", 137, "", id="stop over loss"),
+        pytest.param(UNENDED, stop(8), None, loss(code=0, present=False), "timed_out", 137, "",
+                     id="stopped, then removed"),
+        pytest.param(UNENDED, stop(8), None, None, "timed_out", 137, "", id="stopped, then lost"),
+        pytest.param(UNENDED, None, FAILURE, loss(), "failed", 137, "image", id="ran anyway"),
+        pytest.param(UNENDED, None, None, None, "failed", 137, "node", id="ran, nothing known"),
     ],
 )  # fmt: skip
 def test_an_end(
@@ -94,8 +99,8 @@ def test_success_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("record", "lapsed", "phase", "code", "cause"),
     [
-        pytest.param(ended(143, 15), True, "failed", -1, "interrupted", id="told to end"),
-        pytest.param(ended(137, 9), True, "failed", -1, "interrupted", id="killed"),
+        pytest.param(ended(143, 15), True, "failed", 143, "interrupted", id="told to end"),
+        pytest.param(ended(137, 9), True, "failed", 137, "interrupted", id="killed"),
         pytest.param(ended(143, 15), False, "failed", 143, "exit", id="no lapse"),
         pytest.param(ended(3), True, "failed", 3, "exit", id="its own end"),
         pytest.param(ended(0), True, "succeeded", 0, "", id="its own success"),

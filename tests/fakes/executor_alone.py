@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import docker
 import msgspec
 
+from procs.executor.sandbox import container_name
 from shared import taskdir
 from shared.bus import Bus
 from shared.egress import names
@@ -276,9 +277,11 @@ class ExecutorAlone:
         return self.bus.inbox.fresh(VpnState, time.monotonic())
 
     def inspect(self, key: TaskKey) -> dict[str, Any]:
-        name = f"hivemind-{key.task_id}-{key.attempt}"
-        found: dict[str, Any] = self.docker.inspect_container(name)
+        found: dict[str, Any] = self.docker.inspect_container(self.container_name(key))
         return found
+
+    def container_name(self, key: TaskKey) -> str:
+        return container_name(key, self.home)
 
     def output(self, key: TaskKey, stream: int = 1) -> bytes:
         reader = LogReader(self.directory(key) / LOG)
