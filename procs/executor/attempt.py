@@ -70,6 +70,7 @@ class Attempt:
     stop_stage: int = 0
     stop_due_s: float = 0.0
     lane_idle_since_s: float = 0.0
+    began_s: float | None = None  # by our own clock, once its record says that it began
     record_due_s: float = 0.0  # when it is read without a bell
     memory_sum_pct: float = 0.0
     memory_samples: int = 0

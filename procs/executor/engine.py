@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import docker
 import docker.auth
@@ -41,6 +41,8 @@ ABOUT_S = 10  # asked by the thread that pings, which must be free again soon
 PULL_SILENCE_S = 120  # as long as nothing may move, see pulls.py: then its thread ends too
 NOTHING = "<none>"  # in Docker's lists: no repository, or no tag
 MOST_WORDS = 500  # characters of what the engine says
+
+T = TypeVar("T")
 
 
 class EngineAwayError(Exception):
@@ -167,6 +169,17 @@ def _translated() -> Iterator[None]:
         raise EngineAwayError(_short(f"Docker does not answer: {err}")) from err
 
 
+def _parsed(said: bytes, kind: type[T]) -> T:
+    """No sense in it counts as no answer: it was cut, or is of something that is no engine."""
+    try:
+        found = json.loads(said)
+    except ValueError as err:
+        raise EngineAwayError(_short(f"Docker's answer can't be read: {err}")) from err
+    if not isinstance(found, kind):
+        raise EngineAwayError(f"Docker's answer is no {kind.__name__}")
+    return found
+
+
 def _words(err: APIError) -> str:
     return _short(str(err.explanation or err))
 
@@ -230,12 +243,13 @@ class DockerEngine:
             str(info.get("ServerVersion", "")), runtimes, str(info.get("DockerRootDir", ""))
         )
 
+    def _looked_at(self, *path: str) -> dict[str, Any]:
+        with _translated():
+            return _parsed(self._wire.call("GET", *path, timeout_s=CALL_S), dict)
+
     def image(self, name: str) -> Image:
         wanted = _read(name)
-        with _translated():
-            path = ("images", *wanted.name.split("/"), "json")
-            said = self._wire.call("GET", *path, timeout_s=CALL_S)
-        found = json.loads(said)
+        found = self._looked_at("images", *wanted.name.split("/"), "json")
         config = found.get("Config") or {}
         return Image(
             digest=found["Id"],
@@ -297,7 +311,7 @@ class DockerEngine:
             said = self._wire.call(
                 "POST", "containers", "create", timeout_s=CALL_S, body=made, name=name
             )
-        return str(json.loads(said)["Id"])
+        return str(_parsed(said, dict)["Id"])
 
     def start(self, container: str) -> None:
         with _translated():
@@ -328,10 +342,7 @@ class DockerEngine:
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine says of it; no secret is among that."""
-        with _translated():
-            said = self._wire.call("GET", "containers", container, "json", timeout_s=CALL_S)
-        found: dict[str, Any] = json.loads(said)
-        return found
+        return self._looked_at("containers", container, "json")
 
     def last_state(self, container: str) -> dict[str, Any]:
         """`inspect`, once the engine has noticed that it has ended."""
@@ -341,12 +352,12 @@ class DockerEngine:
 
     def seen(self, home: str) -> list[Seen]:
         """Every container that carries this home's label."""
+        filters = json.dumps({"label": [f"{LABEL_HOME}={home}"]})
         with _translated():
-            filters = json.dumps({"label": [f"{LABEL_HOME}={home}"]})
             said = self._wire.call(
                 "GET", "containers", "json", timeout_s=CALL_S, all="1", filters=filters
             )
-        found = ((_key(row.get("Labels") or {}), row) for row in json.loads(said))
+        found = ((_key(row.get("Labels") or {}), row) for row in _parsed(said, list))
         return [Seen(key, row["Id"], row["State"]) for key, row in found if key]
 
     def installing(self, home: str) -> list[Installing]:

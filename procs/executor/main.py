@@ -33,7 +33,7 @@ from procs.executor.networks import Egress
 from procs.executor.parent import TasksGroup
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
-from procs.executor.run_record import Started
+from procs.executor.run_record import Started, began_s
 from procs.executor.sandbox import GVISOR
 from procs.executor.store import Store, row
 from procs.executor.use import sample, sample_gpus
@@ -366,7 +366,11 @@ class Executor:
         if attempt.step not in ALIVE:
             return
         attempt.record_due_s = time.monotonic() + RECORD_EACH_S
-        attempt.record = record = read_run(attempt.directory)
+        try:
+            attempt.record = record = read_run(attempt.directory)
+        except OSError as err:  # of the disk, and of this attempt alone
+            log.error("%s: its record can't be read now: %s", attempt.key.directory, err)
+            return
         if record.started is not None and attempt.step is Step.STARTING:
             self._submit(attempt, self._work.seal)
             self._apply(attempt, Event.STARTED)
@@ -393,7 +397,9 @@ class Executor:
         self._compared = want
         for decision in wants.compare(want, self._attempts, now_s):
             if isinstance(decision, wants.Take):
-                for attempt in recover(self._tasks, {}, self._boot_id, only=decision.key):
+                for attempt in recover(
+                    self._tasks, self._store.phases(), self._boot_id, only=decision.key
+                ):
                     self._adopt(attempt)
             elif decision.key not in self._attempts:
                 continue  # its spec is not there
@@ -518,10 +524,9 @@ class Executor:
             return
         started = attempt.record.started
         if started is not None and self._is_of_this_boot(started):
-            ran_s = now_s - started.monotonic_ns / 1e9
-            if not started.boot_id:  # gVisor's monotonic clock is not the host's
-                ran_s = time.time() - started.unix_ns / 1e9
-            if ran_s >= attempt.spec.timeout_s:
+            if attempt.began_s is None:
+                attempt.began_s = began_s(started, now_s, time.time())
+            if now_s - attempt.began_s >= attempt.spec.timeout_s:
                 said = sentences.TIMED_OUT.say(timeout_s=f"{attempt.spec.timeout_s:g}")
                 self._stop(attempt, said)
             self._guard.follow(attempt)

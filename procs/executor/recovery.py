@@ -42,20 +42,25 @@ def recover(
     for key in held(tasks) if only is None else [only]:
         directory = tasks / key.directory
         try:
-            attempt = Attempt(spec=_spec(key, directory), directory=directory)
+            attempt = _attempt(key, directory)
+            attempt.phases = phases.get(key, ())
+            _find_step(attempt, boot_id)
         except FileNotFoundError:
             continue  # it was not accepted
         except OSError as err:  # of the disk; read again when it is wanted again
             log.error("task %s can't be read now: %s", key.directory, err)
             continue
-        except RecordError as err:
-            log.error("task %s can't be run: %s", key.directory, err)
-            spec = Spec(task_id=key.task_id, attempt=key.attempt, image="")
-            attempt = Attempt(spec=spec, directory=directory)
-            attempt.failure = sentences.SPEC_UNREADABLE.say(words=err)
-        attempt.phases = phases.get(key, ())
-        _find_step(attempt, boot_id)
         yield attempt
+
+
+def _attempt(key: TaskKey, directory: Path) -> Attempt:
+    try:
+        return Attempt(spec=_spec(key, directory), directory=directory)
+    except RecordError as err:
+        log.error("task %s can't be run: %s", key.directory, err)
+        spec = Spec(task_id=key.task_id, attempt=key.attempt, image="")
+        failure = sentences.SPEC_UNREADABLE.say(words=err)
+        return Attempt(spec=spec, directory=directory, failure=failure)
 
 
 def _spec(key: TaskKey, directory: Path) -> Spec:

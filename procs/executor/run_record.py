@@ -31,6 +31,14 @@ class Started:
     boot_id: str  # "" where there is none to be had (gVisor)
 
 
+def began_s(started: Started, now_s: float, now_unix_s: float) -> float:
+    """By our monotonic clock, at most now. gVisor's own has another zero, so the wall clock says
+    it there: to be asked once, before that clock is set anew."""
+    if not started.boot_id:
+        return now_s - max(now_unix_s - started.unix_ns / 1e9, 0.0)
+    return min(started.monotonic_ns / 1e9, now_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """None: a figure that could not be had. `code` is as a shell has it, 128 + signal if killed."""

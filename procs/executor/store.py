@@ -25,6 +25,7 @@ KEPT_DAYS = 30
 MOST_ROWS = 50_000
 MOST_UNWRITTEN = 1000  # kept for when the disk has room again
 TRIM_EACH_S = 3600.0
+RETRY_S = 5.0  # what found the disk full, or the file locked, is tried again
 HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tasks'"
 SHOWN_COMMAND = 500  # characters: a command may be megabytes
 
@@ -81,7 +82,7 @@ def open_if_possible(path: Path) -> sqlite3.Connection | None:
 def row(held: HeldTask, accepted_unix_s: float, report: Report | None) -> tuple[object, ...]:
     """One attempt as the table has it."""
     phases = json.dumps([[p.phase, p.at_unix_s] for p in held.phases])
-    command = " ".join(held.command)[:SHOWN_COMMAND]
+    command = _text(" ".join(held.command)[:SHOWN_COMMAND])
     head = (
         held.task_id, held.attempt, held.directory, held.phase, phases, held.image, command,
         time.time(), accepted_unix_s,
@@ -90,10 +91,15 @@ def row(held: HeldTask, accepted_unix_s: float, report: Report | None) -> tuple[
         started = next((p.at_unix_s for p in held.phases if p.phase is TaskPhase.RUNNING), None)
         return (*head, started, *[None] * 9)
     return (
-        *head, report.started_unix_s, report.finished_unix_s, report.exit_code, report.error,
+        *head, report.started_unix_s, report.finished_unix_s, report.exit_code, _text(report.error),
         report.cause, report.run_s, report.cpu_s, report.memory_peak_bytes, report.output_bytes,
         report.output_files,
     )  # fmt: skip
+
+
+def _text(words: str) -> str:
+    """A name that a task chose need not be Unicode."""
+    return words.encode(errors="replace").decode()
 
 
 class Store:
@@ -106,6 +112,7 @@ class Store:
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._trim_due_s = 0.0
         self._unwritten: list[tuple[object, ...]] = []
+        self._error: Exception | None = None
         self._phases = dict(self._read_phases())
         self._thread.start()
 
@@ -130,12 +137,26 @@ class Store:
             yield TaskKey(task_id, attempt), history
 
     def put(self, values: tuple[object, ...]) -> None:
+        """What its thread did not handle is raised here: the process ends."""
+        if self._error is not None:
+            raise self._error
         self._queue.put(values)
 
     def _write_all(self) -> None:
         """In its thread."""
-        while (first := self._queue.get()) is not None:
-            self._write([first, *self._more()])
+        try:
+            while True:
+                try:
+                    first = self._queue.get(timeout=RETRY_S if self._unwritten else None)
+                except Empty:
+                    self._write([])
+                    continue
+                if first is None:
+                    return
+                self._write([first, *self._more()])
+        except Exception as err:  # for the loop to raise
+            self._error = err
+            raise
 
     def _more(self) -> Iterable[tuple[object, ...]]:
         try:

@@ -131,6 +131,15 @@ def test_what_was_not_accepted_is_nothing(tmp_path: Path) -> None:
     assert list(recover(tmp_path, {}, BOOT, only=KEY)) == []
 
 
+def test_one_that_the_disk_does_not_give_keeps_none_of_the_others(tmp_path: Path) -> None:
+    for name in ("other.1", "t.1"):
+        (tmp_path / name).mkdir()
+    write_record(tmp_path / "other.1" / SPEC, Spec(task_id="other", attempt=1, image="i"))
+    (tmp_path / "other.1" / RUN).mkdir()  # reading it is an error
+    accepted(tmp_path / "t.1")
+    assert [attempt.key for attempt in recover(tmp_path, {}, BOOT)] == [KEY]
+
+
 def test_the_database_gives_only_history(tmp_path: Path) -> None:
     (attempt,) = found(tmp_path, started)
     assert [p.phase for p in attempt.phases] == ["preparing", "accepted"]

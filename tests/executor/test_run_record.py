@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procs.executor.run_record import Ended, RunRecord, Started, parse_run
+from procs.executor.run_record import Ended, RunRecord, Started, began_s, parse_run
 
 BOOT_ID = "fab1814c-5f2c-470e-8b89-cd3483973c00"
 STARTED = f"started unix_ns=1795569884221746073 monotonic_ns=2892 boot_id={BOOT_ID}\n".encode()
@@ -30,6 +30,23 @@ def test_a_record_with_block_and_network_figures_is_read() -> None:
     ended = Ended(1795569884232681175, 2900, 3, 0, 5, 6, 7, 8, 9, 10, 11, None, 13, 14)
     assert parse_run(STARTED + ENDED[:-1] + more).ended == ended
     assert parse_run(STARTED + ENDED[:-1] + more[:-25] + b"\n").ended is None
+
+
+@pytest.mark.parametrize(
+    ("monotonic_ns", "unix_s", "boot_id", "began"),
+    [
+        pytest.param(40 * 10**9, 0, BOOT_ID, 40.0, id="as it says"),
+        pytest.param(40 * 10**9, 10**9, BOOT_ID, 40.0, id="whatever the wall clock says"),
+        pytest.param(400 * 10**9, 0, BOOT_ID, 100.0, id="in the future: now"),
+        pytest.param(40 * 10**9, 990, "", 90.0, id="gVisor: ten seconds ago"),
+        pytest.param(40 * 10**9, 1010, "", 100.0, id="gVisor, in the future: now"),
+    ],
+)
+def test_when_it_began_by_our_own_clock(
+    monotonic_ns: int, unix_s: int, boot_id: str, began: float
+) -> None:
+    started = Started(unix_s * 10**9, monotonic_ns, boot_id)
+    assert began_s(started, 100.0, 1000.0) == began
 
 
 def test_unknown_figures_are_none() -> None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from procs.executor.store import KEPT_DAYS, MIGRATIONS, UPSERT, Store, row
 from shared.database import NewerDatabaseError
 from shared.messages import HeldTask, PhaseAt, TaskPhase
 from shared.taskdir import Report, TaskKey
+from tests.shared.polling import until
 
 ACCEPTED = PhaseAt(phase=TaskPhase.ACCEPTED, at_unix_s=1.0)
 
@@ -32,6 +33,12 @@ def write(path: Path, *rows: tuple[object, ...]) -> None:
 def names(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as connection:
         return [name for (name,) in connection.execute("SELECT task_id FROM tasks ORDER BY 1")]
+
+
+def written(path: Path) -> list[str]:
+    with suppress(sqlite3.OperationalError):  # its schema is being made
+        return names(path)
+    return []
 
 
 def test_the_phases_of_what_has_not_ended_are_found_again(tmp_path: Path) -> None:
@@ -100,6 +107,35 @@ def test_one_that_can_not_be_opened_now_is_no_broken_one(tmp_path: Path) -> None
     store.put(row(held("a"), 1.0, None))
     store.close()
     assert names(path) == ["a"]
+
+
+def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    report = Report(task_id="b", attempt=1, phase=TaskPhase.FAILED, error="no entry \udcff")
+    write(path, row(held("b"), 1.0, report))
+    assert names(path) == ["b"]
+
+
+def test_what_was_not_written_is_tried_again_without_another_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("procs.executor.store.RETRY_S", 0.05)
+    path = tmp_path / "there" / "db"
+    store = Store(path)
+    store.put(row(held("a"), 1.0, None))
+    until(lambda: caplog.text.count("can't be opened now") > 1, "a first try")
+    path.parent.mkdir()
+    until(lambda: path.exists() and written(path) == ["a"], "it is written")
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_its_thread_did_not_handle_is_raised_in_the_loop(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    store.put((*row(held("a"), 1.0, None)[:-1], 1 << 70))  # more than SQLite's integers
+    with pytest.raises(OverflowError):
+        until(lambda: store.put(row(held("b"), 1.0, None)), "its end")
+    store.close()
 
 
 def test_phases_that_nobody_can_read_are_left_out(tmp_path: Path) -> None:
