@@ -301,7 +301,7 @@ def test_a_task_that_the_engine_lost_is_stopped_through_the_kernel(rig: Rig) -> 
     assert (report.phase, report.exit_code) == ("cancelled", 137)
     rig.said_once(key, b"up\n")
     rig.nothing_is_left(key)
-    assert cgroup.processes(container) == []
+    rig.executor.wait(lambda: not cgroup.processes(container), "no process")
 
 
 def test_supervisord_is_killed_under_a_task(rig: Rig) -> None:
