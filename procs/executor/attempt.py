@@ -37,6 +37,10 @@ class Outcome:
     refused: bool = False
     failed: str = ""  # the job could not be done; once more, later
 
+    @classmethod
+    def not_prepared(cls, said: Said[TaskPhase]) -> "Outcome":
+        return cls(Event.PREPARE_FAILED, failure=said)
+
 
 @dataclass
 class Attempt:
@@ -94,7 +98,11 @@ class Attempt:
 
     @property
     def container_name(self) -> str:
-        return container_name(self.key, self.directory.parents[1])
+        return container_name(self.key, self.home)
+
+    @property
+    def home(self) -> Path:
+        return self.directory.parents[1]
 
     @property
     def in_preparation(self) -> bool:

@@ -1,7 +1,8 @@
 """The executor: holds the attempts that master_link wants, and runs them in Docker.
 
 Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
-to do is decided in core.py; how, blocking, in work.py; this file ties them to the bus.
+to do is decided in core.py; how, blocking, in making.py and work.py; this file ties them to the
+bus.
 
 Reads task.want, link.state, host.load, vpn.state, gpu.load. Publishes task.state.
 """
@@ -29,7 +30,9 @@ from procs.executor.installs import Installed, Installs, orders
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
 from procs.executor.layers import Layers
+from procs.executor.making import Making
 from procs.executor.networks import Egress
+from procs.executor.notes import read_run
 from procs.executor.parent import TasksGroup
 from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
@@ -39,7 +42,7 @@ from procs.executor.store import Store, row
 from procs.executor.use import sample, sample_gpus
 from procs.executor.verdict import Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
-from procs.executor.work import Work, boot_id, guarded, read_run
+from procs.executor.work import Work, boot_id, guarded
 from shared import messages, sentences, service, taskdir
 from shared.messages import (
     Capacity,
@@ -94,10 +97,11 @@ class Executor:
         is_offline = runtime == GVISOR
         networks = None if is_offline else self._egress.tasks
         self._debug = Debug(context.home, context.settings.debug_retention_h)
-        self._work = Work(
-            engine, context.home, keeper, runtime, networks, self._debug, self._layers,
+        self._making = Making(
+            engine, context.home, keeper, runtime, networks, self._layers,
             context.settings.allowed_images,
         )  # fmt: skip
+        self._work = Work(engine, runtime, self._debug, self._layers)
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._ends: Jobs[Outcome] = Jobs(THREADS, "end")  # hung calls may take all of the others
         self._images = Images(
@@ -302,7 +306,7 @@ class Executor:
 
     def _perform(self, attempt: Attempt, instruction: Instruction) -> None:
         work: dict[Instruction, Callable[[Attempt], Outcome]] = {
-            Instruction.PREPARE: self._work.prepare,
+            Instruction.PREPARE: self._making.prepare,
             Instruction.START: self._work.start,
             Instruction.COLLECT: self._work.collect,
             Instruction.CLEAN: self._work.clean,
@@ -390,7 +394,7 @@ class Executor:
         link = self._bus.inbox.fresh(LinkState, now_s)
         if link is not None:
             self._changed = self._changed or link.trust_level != self._trust_level
-            self._trust_level, self._work.node_id = link.trust_level, link.node_id
+            self._trust_level, self._making.node_id = link.trust_level, link.node_id
         want = self._bus.inbox.fresh(TaskWant, now_s)
         if want is self._compared and not self._changed:
             return

@@ -11,7 +11,7 @@ from procs.executor.attempt import Attempt
 from procs.executor.claim import settle
 from procs.executor.core import Step
 from procs.executor.made import read_made
-from procs.executor.work import read_grant, read_run, read_stop
+from procs.executor.notes import read_grant, read_run, read_stop
 from shared import sentences
 from shared.messages import PhaseAt, TaskPhase
 from shared.taskdir import (

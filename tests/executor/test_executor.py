@@ -14,8 +14,8 @@ import pytest
 from docker.errors import APIError
 
 from procs.executor.engine import DockerEngine
+from procs.executor.notes import write_stop
 from procs.executor.verdict import Stop
-from procs.executor.work import write_stop
 from shared.messages import StopReason, TaskPhase, WantedTask
 from shared.taskdir import MIB, InputSpec, TaskKey
 from tests.fakes.executor_alone import ExecutorAlone, task

@@ -9,9 +9,9 @@ import pytest
 
 from procs.executor import gpus
 from procs.executor.engine import DockerEngine
+from procs.executor.notes import GRANT
 from procs.executor.quota import Grant
 from procs.executor.sandbox import Place, container, container_name
-from procs.executor.work import GRANT
 from shared.files import remove_tree
 from shared.messages import TaskPhase
 from shared.taskdir import GIB, TaskKey

@@ -10,10 +10,10 @@ from procs.executor.attempt import Attempt
 from procs.executor.claim import Start, settle, write_claim
 from procs.executor.core import Step
 from procs.executor.made import MADE, Made, write_made
+from procs.executor.notes import GRANT, write_stop
 from procs.executor.quota import Grant
 from procs.executor.recovery import recover
 from procs.executor.verdict import Stop
-from procs.executor.work import GRANT, write_stop
 from shared.messages import PhaseAt, TaskPhase
 from shared.taskdir import CLAIM, REPORT, RUN, SPEC, Report, Spec, TaskKey, write_record
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from procs.executor.work import read_run
+from procs.executor.notes import read_run
 from shared.messages import WantedTask
 from shared.taskdir import ARCHIVE, LOG, MIB, RUN, Report, Spec, TaskKey
 from shared.tasklog import LogReader

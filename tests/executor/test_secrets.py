@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from procs.executor.claim import Start, write_claim
+from procs.executor.notes import write_stop
 from procs.executor.verdict import Stop
-from procs.executor.work import write_stop
 from procs.master_link.disk import Disk
 from shared.messages import TaskPhase
 from shared.pb import hivemind_pb2 as pb
