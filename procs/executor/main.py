@@ -1,58 +1,48 @@
 """The executor: holds the attempts that master_link wants, and runs them in Docker.
 
 Starting is recovering: recovery.py reads the directories, and the loop goes on from there. What
-to do is decided in core.py; how, blocking, in making.py and work.py; this file ties them to the
-bus.
+to do is decided in core.py; how, blocking, in making.py and work.py; what is waited for comes by
+supply.py; this file ties them to the bus.
 
 Reads task.want, link.state, host.load, vpn.state, gpu.load. Publishes task.state.
 """
 
 import logging
-import os
 import resource
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from procs.executor import core, prepare, quota, wants
+from procs.executor import core, prepare, wants
 from procs.executor.attempt import Attempt, Outcome
 from procs.executor.bells import Bells
 from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
-from procs.executor.gpus import UNKNOWN, Cards
-from procs.executor.images import Images
-from procs.executor.install_box import PipSettings
-from procs.executor.installs import Installed, Installs, orders
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
-from procs.executor.layers import Layers
 from procs.executor.making import Making
-from procs.executor.networks import Egress
 from procs.executor.notes import read_run
 from procs.executor.parent import TasksGroup
-from procs.executor.pulls import Pulled, Pulls
 from procs.executor.recovery import recover
 from procs.executor.run_record import Started, began_s
-from procs.executor.sandbox import GVISOR
 from procs.executor.store import Store, row
+from procs.executor.supply import Supply
 from procs.executor.use import sample, sample_gpus
 from procs.executor.verdict import Stop
 from procs.executor.watch import Died, EngineIs, Listed, Watch
 from procs.executor.work import Work, boot_id, guarded
 from shared import messages, sentences, service, taskdir
 from shared.messages import (
-    Capacity,
-    GpuLoad,
     HostLoad,
     LinkState,
     TaskPhase,
     TaskState,
     TaskWant,
-    VpnState,
 )
 from shared.sentences import Said
 from shared.taskdir import DEBUG, TASKS, TaskKey
@@ -63,7 +53,6 @@ NAME = "executor"
 CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "KILL"})
 READS = ("task.want", "link.state", "host.load", "vpn.state", "gpu.load")
 
-IMAGES = "images"  # the lane that tidies them
 THREADS = 16  # for jobs; each may hang for a minute in an engine that hangs
 SENT_WITHIN_S = 10.0  # a busy engine takes its time with a signal; one that hangs gets no more
 HARD_STOP_S = 5.0  # from the keeper's hard stop (SIGPWR) to SIGKILL
@@ -72,6 +61,13 @@ TOLD_AT_ONCE = (Step.RUNNING, Step.DONE, Step.CLEANED)  # … but these are wait
 RETRY_S = 1.0  # before an attempt is made ready again after a start that did not take effect
 DISK_RETRY_S = 5.0  # before a report is tried again that found no room
 RECORD_EACH_S = 5.0  # a run record is read so often, rung for or not
+
+
+class _Source(Protocol):
+    """What wakes the loop."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,62 +88,49 @@ class Executor:
         self._store = Store(context.home / "lib" / "executor.db")
         engine: Engine = DockerEngine(context.settings.docker_host)
         keeper = ensure_keeper(context.home / "lib")
-        self._egress, self._layers = Egress(engine, context.settings), Layers(context.home)
-        runtime = context.settings.sandbox
-        is_offline = runtime == GVISOR
-        networks = None if is_offline else self._egress.tasks
+        self._attempts: dict[TaskKey, Attempt] = {}
+        self._supply = Supply(
+            context, engine, keeper, self._attempts, self._apply, self._used_bytes
+        )
+        runtime, layers = context.settings.sandbox, self._supply.layers
         self._debug = Debug(context.home, context.settings.debug_retention_h)
         self._making = Making(
-            engine, context.home, keeper, runtime, networks, self._layers,
+            engine, context.home, keeper, runtime, self._supply.networks, layers,
             context.settings.allowed_images,
         )  # fmt: skip
-        self._work = Work(engine, runtime, self._debug, self._layers)
+        self._work = Work(engine, runtime, self._debug, layers)
         self._jobs: Jobs[Outcome | Callable[[], None]] = Jobs(THREADS, "job")
         self._ends: Jobs[Outcome] = Jobs(THREADS, "end")  # hung calls may take all of the others
-        self._images = Images(
-            engine, context.home, context.settings.docker_host, context.settings.image_disk_pct
-        )
-        self._pulls = Pulls(engine, self._images)
-        self._installs = Installs(
-            engine, self._layers, None if is_offline else self._egress.installs,
-            context.home, keeper, runtime, PipSettings.of(context.settings),
-        )  # fmt: skip
         self._watch = Watch(engine, str(context.home), runtime)
         self._bells = Bells()
         self._guard = DiskGuard(self._tasks, self._work.signal_keeper)
         self._group = TasksGroup()
         self._boot_id = boot_id()
-        self._trust_level = 0
-        self._cards = Cards(time.monotonic())
         self._changed = True
         self._urgent = False  # the change is one that others wait for
         self._published_s = 0.0
         self._compared: TaskWant | None = None
         self._engine_was_there = False
         self._lapsed_at_s = 0.0
-        self._attempts: dict[TaskKey, Attempt] = {}
         for attempt in recover(self._tasks, self._store.phases(), self._boot_id):
             self._adopt(attempt)
 
     # -------------------------------------------------------------- the loop
 
+    @property
+    def _sources(self) -> tuple[_Source, ...]:
+        mine = (self._jobs, self._ends, self._watch, self._bells, self._guard)
+        return (*mine, *self._supply.sources)
+
     def descriptors(self) -> Iterable[int]:
-        sources = (
-            self._jobs, self._ends, self._pulls, self._installs, self._watch, self._bells,
-            self._guard,
-        )  # fmt: skip
-        return [source.fileno() for source in sources]
+        return [source.fileno() for source in self._sources]
 
     def beat(self, now_s: float) -> None:
         self._watch.beat(now_s, idle=not self._attempts)
-        if self._watch.about and self._egress.lacks_one(now_s):
-            self._jobs.submit("network", self._egress.ensure)
-        disk_full = self._capacity().disk_full
+        disk_full = self._supply.capacity().disk_full
         if self._debug.is_due(now_s, disk_full=disk_full) and not self._jobs.is_busy(DEBUG):
             self._jobs.submit(DEBUG, self._work.trim_debug)
-        self._tidy_images(now_s)
-        monitors = self._bus.sources(GpuLoad)
-        self._cards.take(monitors, self._bus.inbox.all_fresh(GpuLoad, now_s), now_s)
+        self._supply.beat(self._watch.about, self._jobs, now_s)
         for attempt in list(self._attempts.values()):
             self._tend(attempt, now_s)
         self._decide(now_s)
@@ -162,25 +145,21 @@ class Executor:
             self._publish()
 
     def close(self) -> None:
-        sources = (
-            self._jobs, self._ends, self._pulls, self._installs, self._watch, self._bells,
-            self._guard, self._store,
-        )  # fmt: skip
-        for source in sources:
+        for source in self._sources:
             source.close()
+        self._store.close()
 
     def _take_results(self, ready: set[int], now_s: float) -> None:
         for source, take in (
             (self._guard, self._take_full),
             (self._jobs, self._take_outcomes),
             (self._ends, self._take_endings),
-            (self._pulls, self._take_images),
-            (self._installs, self._take_layers),
             (self._watch, self._take_news),
             (self._bells, self._take_bells),
         ):
             if source.fileno() in ready:
                 take(now_s)
+        self._supply.take(ready, now_s)
 
     def _take_full(self, now_s: float) -> None:
         for full in self._guard.full():
@@ -199,14 +178,6 @@ class Executor:
             if isinstance(lane, Ending):
                 self._finish(lane.key, outcome, now_s)
 
-    def _take_images(self, now_s: float) -> None:
-        for pulled in self._pulls.results(now_s):
-            self._pulled(pulled)
-
-    def _take_layers(self, now_s: float) -> None:
-        for installed in self._installs.results(now_s):
-            self._installed(installed)
-
     def _take_news(self, now_s: float) -> None:
         for news in self._watch.results(now_s):
             if isinstance(news, EngineIs):
@@ -223,10 +194,7 @@ class Executor:
 
     def _decide(self, now_s: float) -> None:
         self._follow_wants(now_s)
-        self._begin_waiting(now_s)
-        self._want_images(now_s)
-        self._want_layers(now_s)
-        self._want_networks(now_s)
+        self._supply.decide(self._watch.about, now_s)
 
     def _publish(self) -> None:
         self._changed = self._urgent = False
@@ -242,7 +210,7 @@ class Executor:
                     runtimes=about.runtimes if about else (),
                 ),
                 tasks=tuple(a.held() for a in self._attempts.values()),
-                capacity=self._capacity(),
+                capacity=self._supply.capacity(),
                 cpu_weight_pct=self._group.pct,
             )
         )
@@ -251,13 +219,7 @@ class Executor:
 
     def _adopt(self, attempt: Attempt) -> None:
         self._attempts[attempt.key] = attempt
-        if attempt.grant is not None and attempt.grant.network:
-            self._egress.hold(attempt.key, attempt.grant.network)
-        if attempt.grant is not None and attempt.grant.layer:
-            self._layers.adopt(attempt.grant.layer, attempt.key)
-        if attempt.step in core.ACTIVE and attempt.grant is None:
-            gpus = (UNKNOWN,) if attempt.spec.gpus else ()
-            attempt.grant = replace(quota.grant(attempt.spec, self._capacity()), gpus=gpus)
+        self._supply.adopt(attempt)
         if attempt.step in ALIVE:
             self._bells.hang(attempt.key, attempt.directory)
         if attempt.step is Step.DONE:
@@ -334,6 +296,9 @@ class Executor:
         is_stopped = attempt.stop is not None and attempt.record.started is None
         return is_stopped and self._jobs.is_busy(attempt.key)
 
+    def _used_bytes(self, key: TaskKey) -> int:
+        return self._guard.used_bytes(key)
+
     def _is_busy(self, attempt: Attempt) -> bool:
         return self._jobs.is_busy(attempt.key) or self._ends.is_busy(Ending(attempt.key))
 
@@ -349,18 +314,18 @@ class Executor:
             attempt.detail, attempt.retry_at_s = outcome.failed, now_s + DISK_RETRY_S
             attempt.failures += 1
         if outcome.failure and outcome.failure.sentence is sentences.GPU_DRIVER_MISSING:
-            self._cards.has_driver = False  # the next one would fail as this one did
+            self._supply.cards.has_driver = False  # the next one would fail as this one did
         _set_times(attempt, outcome, now_s)
         if outcome.event is None:
             return
         attempt.refusals += outcome.refused
         if outcome.event is Event.CLEANED:
-            self._egress.release(attempt.key)
+            self._supply.egress.release(attempt.key)
         if outcome.event is Event.ENDED:
             attempt.record = read_run(attempt.directory)
         if outcome.event is Event.PREPARED and attempt.step is Step.PREPARING:
             self._bells.hang(attempt.key, attempt.directory)
-            self._images.use(attempt.spec.image)
+            self._supply.use(attempt.spec.image)
         attempt.waits_for = outcome.waits_for
         self._urgent = self._urgent or attempt.waits(Wait.INPUTS)  # master_link fetches them
         self._apply(attempt, outcome.event)
@@ -393,8 +358,8 @@ class Executor:
     def _follow_wants(self, now_s: float) -> None:
         link = self._bus.inbox.fresh(LinkState, now_s)
         if link is not None:
-            self._changed = self._changed or link.trust_level != self._trust_level
-            self._trust_level, self._making.node_id = link.trust_level, link.node_id
+            self._changed = self._changed or link.trust_level != self._supply.trust_level
+            self._supply.trust_level, self._making.node_id = link.trust_level, link.node_id
         want = self._bus.inbox.fresh(TaskWant, now_s)
         if want is self._compared and not self._changed:
             return
@@ -423,95 +388,6 @@ class Executor:
             )
             self._apply(attempt, Event.STOP_WANTED)
 
-    def _begin_waiting(self, now_s: float) -> None:
-        """Give resources to waiting attempts, once it is known that they are still wanted."""
-        waiting = [
-            a for a in self._attempts.values()
-            if a.step is Step.WAITING and a.retry_at_s <= now_s and a.absent_since_s is None
-        ]  # fmt: skip
-        if not waiting or not self._watch.about or not self._bus.inbox.fresh(TaskWant, now_s):
-            return
-        preparing = sum(a.in_preparation for a in self._attempts.values())
-        most = self._capacity()
-        grants = [a.grant for a in self._attempts.values() if a.grant and a.step in core.ACTIVE]
-        for attempt in waiting:
-            wish = quota.grant(attempt.spec, most)
-            attempt.detail = quota.shortage(attempt.spec, wish, grants, most)
-        cards = self._cards.grantable()
-        specs = [a.spec for a in waiting]
-        for spec, granted in quota.choose(specs, grants, preparing, most, cards):
-            attempt = self._attempts[spec.key]
-            attempt.grant, attempt.detail = granted, ""
-            self._apply(attempt, Event.GRANTED)
-
-    def _want_images(self, now_s: float) -> None:
-        waiting = [a for a in self._attempts.values() if a.waits(Wait.IMAGE)]
-        images = {a.spec.image for a in waiting} if self._watch.about else set()
-        self._pulls.want(images, now_s)
-        for attempt in waiting:
-            attempt.detail = self._pulls.progress(attempt.spec.image) or attempt.detail
-
-    def _want_networks(self, now_s: float) -> None:
-        self._egress.hear(self._bus.inbox.fresh(VpnState, now_s))
-        for attempt in self._attempts.values():
-            if attempt.waits(Wait.NETWORK) and self._egress.may_go(attempt.key, now_s):
-                attempt.waits_for, attempt.detail = None, ""
-                self._apply(attempt, Event.ARRIVED)
-
-    def _tidy_images(self, now_s: float) -> None:
-        about = self._watch.about
-        if about and self._images.is_due(now_s) and not self._jobs.is_busy(IMAGES):
-            ahead = (Step.WAITING, *core.ACTIVE)
-            wanted = {a.spec.image for a in self._attempts.values() if a.step in ahead}
-            wanted.add(self._settings.task_image)
-            self._jobs.submit(IMAGES, self._images.tidying(about.data_root, wanted, now_s))
-
-    def _pulled(self, pulled: Pulled) -> None:
-        self._images.look_soon()
-        for attempt in list(self._attempts.values()):
-            if not attempt.waits(Wait.IMAGE) or attempt.spec.image != pulled.image:
-                continue
-            attempt.waits_for, attempt.detail = None, ""
-            if pulled.refused:
-                attempt.failure = pulled.refused
-                self._apply(attempt, Event.PREPARE_FAILED)
-            else:
-                attempt.pulls, attempt.pull_s = attempt.pulls + 1, attempt.pull_s + pulled.took_s
-                self._apply(attempt, Event.ARRIVED)
-
-    def _want_layers(self, now_s: float) -> None:
-        waiting = [a for a in self._attempts.values() if a.waits(Wait.LAYER)]
-        is_there = self._watch.about is not None
-        self._installs.want(orders(waiting), now_s, engine_is_there=is_there)
-        for attempt in waiting:
-            layer = attempt.grant.layer if attempt.grant else ""
-            attempt.detail = self._installs.progress(layer) or attempt.detail
-
-    def _installed(self, installed: Installed) -> None:
-        for attempt in list(self._attempts.values()):
-            grant = attempt.grant
-            if not attempt.waits(Wait.LAYER) or not grant or grant.layer != installed.layer:
-                continue
-            if installed.away or not installed.fails(grant):
-                continue  # asked for again: once the engine is there, or with more room
-            attempt.waits_for, attempt.detail = None, ""
-            if installed.refused:
-                attempt.failure = installed.refused
-                self._apply(attempt, Event.PREPARE_FAILED)
-            else:
-                self._apply(attempt, Event.ARRIVED)
-
-    def _capacity(self) -> Capacity:
-        disk = os.statvfs(self._tasks)
-        machine = quota.Machine(
-            _CPUS, _MEMORY_BYTES, disk.f_bavail * disk.f_frsize,
-            sum(self._guard.used_bytes(a.key) for a in self._attempts.values()),
-            self._cards.healthy(), self._cards.known,
-        )  # fmt: skip
-        settings = self._settings
-        reserved = quota.Reserved(settings.reserved_cpus, settings.reserved_memory_bytes)
-        return quota.capacity(machine, reserved, self._trust_level, settings.max_held_tasks)
-
     # -------------------------------------------------------------- watching
 
     def _tend(self, attempt: Attempt, now_s: float) -> None:
@@ -535,7 +411,7 @@ class Executor:
                 self._stop(attempt, said)
             self._guard.follow(attempt)
             sample(attempt, self._guard.used_bytes(attempt.key))
-            sample_gpus(attempt, self._cards)
+            sample_gpus(attempt, self._supply.cards)
         if attempt.step is Step.STOPPING and now_s >= attempt.stop_due_s:
             self._harder(attempt, now_s)
 
@@ -572,7 +448,7 @@ class Executor:
         )
         self._engine_was_there = self._work.engine_is_there = is_there
         self._changed = True
-        self._cards.has_driver = True  # it is asked anew after each start of the engine
+        self._supply.cards.has_driver = True  # it is asked anew after each start of the engine
         if not is_there:
             self._engine_lapsed()
 
@@ -654,12 +530,6 @@ def _has_ended(tasks: Path, key: TaskKey) -> bool:
     return any((place / key.directory / taskdir.REPORT).exists() for place in places)
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-_CPUS = os.cpu_count() or 1
-_MEMORY_BYTES = _memory_bytes()
 _ENDED_STATES = ("exited", "dead", "created", "removing")
 
 
