@@ -179,12 +179,13 @@ build_image() {
 start_master() {
   show "starting the master" "$work/master.log"
   touch "$work/master.log"
-  setsid .venv/bin/hivemind-master serve --listen 127.0.0.1:0 --http 127.0.0.1:0 --trust-level 3 \
+  setsid .venv/bin/hivemind-master serve --tls --listen 127.0.0.1:0 --http 127.0.0.1:0 --trust-level 3 \
     --data "$work/master" >"$work/master.log" 2>&1 &
   master=$!
   await is_master_ready "$master"
   HIVEMIND_MASTER=$(grep -oP '^hivemind-master ready .*http=\K\S+' "$work/master.log")
-  export HIVEMIND_MASTER
+  HIVEMIND_ADMIN_TOKEN_FILE=$work/master/identity/admin.token
+  export HIVEMIND_MASTER HIVEMIND_ADMIN_TOKEN_FILE
 }
 
 is_master_ready() {
@@ -213,8 +214,9 @@ start_worker() {
     fail "a worker runs from this checkout already: stop it with '.venv/bin/supervisorctl -c supervisor.conf shutdown'"
   fi
   choose_web_port
-  HIVEMIND_CONFIG='' HIVEMIND_HOME=$work/home MASTER_NODE_URL=$HIVEMIND_MASTER VPN=off NODE_NAME=demo \
-    WEB_LISTEN=127.0.0.1:$web_port TASK_IMAGE=$TASK_IMAGE \
+  token=$(.venv/bin/hivemind token create)
+  HIVEMIND_CONFIG='' HIVEMIND_HOME=$work/home MASTER_NODE_URL=$HIVEMIND_MASTER MASTER_JOIN_TOKEN=$token VPN=off \
+    NODE_NAME=demo WEB_LISTEN=127.0.0.1:$web_port TASK_IMAGE=$TASK_IMAGE \
     setsid .venv/bin/supervisord -n -c supervisor.conf >"$work/supervisord.log" 2>&1 &
   worker=$!
   evidence+=("$work/home/log/master_link.log" "$work/home/log/executor.log")
@@ -268,7 +270,8 @@ is_page_there() {
 }
 
 stay() {
-  echo "More tasks: HIVEMIND_MASTER=$HIVEMIND_MASTER .venv/bin/hivemind run -- python3 -c 'print(1)'"
+  echo "More tasks: export HIVEMIND_MASTER=$HIVEMIND_MASTER HIVEMIND_ADMIN_TOKEN_FILE=$HIVEMIND_ADMIN_TOKEN_FILE"
+  echo "            .venv/bin/hivemind run -- python3 -c 'print(1)'"
   show "staying until Ctrl-C" "$work/supervisord.log"
   trap 'exit 0' INT TERM HUP
   wait -n "$worker" "$master" || true
