@@ -210,6 +210,7 @@ class OwnerWant(Message, frozen=True, tag="owner.want"):
 
     wish: NodePhase = NodePhase.READY  # ready, draining or paused
     stopped_tasks: tuple[str, ...] = ()  # directory names, "<task>.<attempt>"
+    tunnel_key_after_unix_s: float = 0.0  # an older key of the tunnel is to be replaced
 
 
 class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +248,7 @@ class VpnWant(Message, frozen=True, tag="vpn.want"):
     """The tunnel that the master assigned; None once synced: it has none for us."""
 
     tunnel: Tunnel | None = None
+    public_key: str = ""  # of this node's end, as the master was told it before it said this
 
 
 class VpnPhase(StrEnum):
@@ -260,7 +262,11 @@ class VpnPhase(StrEnum):
 
 
 class VpnState(Message, frozen=True, tag="vpn.state"):
-    """The tunnel as it is, and the task networks whose firewall is in force."""
+    """The tunnel as it is, and the task networks whose firewall is in force.
+
+    UP: the other end has proven itself by a handshake. While the key is changed, `public_key` is
+    the new one already, and the tunnel still runs with the old one until the master knows it.
+    """
 
     phase: VpnPhase = VpnPhase.WAITING
     detail: str = ""
@@ -269,6 +275,7 @@ class VpnState(Message, frozen=True, tag="vpn.state"):
     handshake_unix_s: float = 0.0
     covered_bridges: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()  # those that the firewall lets tasks reach
+    public_key: str = ""  # of this node's end, as the master should know it; empty: no tunnel
 
 
 # ------------------------------------------------------------------ measured
