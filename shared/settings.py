@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from shared.gpu_sets import NONE, parse_sets
@@ -21,6 +21,14 @@ EXIT_BAD_SETTINGS = 2  # supervisor.conf: such a process stays down
 
 class SettingsError(ValueError):
     """A setting is wrong; the text says which, why, and what would be right."""
+
+
+class Threshold(NamedTuple):
+    """An alert is raised after `for_s` at or over `raise_at`, and cleared under `clear_at`."""
+
+    raise_at: float
+    clear_at: float
+    for_s: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Settings:
     web_port: int
     web_token: str = field(repr=False)
     gpu_sets: str
+    alert_gpu_temperature: Threshold
+    alert_gpu_memory: Threshold
     debug_retention_h: float
 
 
@@ -188,6 +198,17 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _threshold(raw: str) -> Threshold:
+    """RAISE,CLEAR,SECONDS."""
+    words = raw.split(",")
+    if len(words) != 3:
+        raise ValueError("must be RAISE,CLEAR,SECONDS such as 90,85,10")
+    found = Threshold(*(_number(word.strip()) for word in words))
+    if not found.clear_at <= found.raise_at:
+        raise ValueError("must not clear over where it is raised")
+    return found
+
+
 def _gpu_sets(raw: str) -> str:
     if raw != NONE:
         parse_sets(raw)
@@ -285,6 +306,14 @@ SETTINGS = (
     Setting(
         "GPU_SETS", "gpu_sets", "", _gpu_sets,
         "for `configure`: such as 0,1;2,3; empty: all GPUs in one set; none: no GPU",
+    ),
+    Setting(
+        "ALERT_GPU_TEMPERATURE", "alert_gpu_temperature", "90,85,10", _threshold,
+        "°C at which it is raised, and cleared; seconds that it must last",
+    ),
+    Setting(
+        "ALERT_GPU_MEMORY", "alert_gpu_memory", "98,95,30", _threshold,
+        "the same of a GPU's memory, in percent",
     ),
     Setting(
         "DEBUG_RETENTION", "debug_retention_h", "24", _hours,

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from procs.monitor.gpu_core import RULES, Card, alert_of_set, all_alerts, next_card, watched
+from procs.monitor.gpu_core import Card, alert_of_set, all_alerts, next_card, rules, watched
 from procs.monitor.gpu_reader import DRIVER, Reader, is_uninterruptible
 from shared.gpu_sets import GpuSetsError, is_set_name, parse_sets
 from shared.messages import GpuLoad
@@ -35,6 +35,8 @@ class GpuMonitor:
 
     def __init__(self, context: Context, gpu_set: str, wanted: Sequence[str]) -> None:
         self._context, self._set, self._wanted = context, gpu_set, wanted
+        settings = context.settings
+        self._rules = rules(settings.alert_gpu_temperature, settings.alert_gpu_memory)
         self._reader = Reader(wanted, context.log)
         self._cards: dict[str, Card] = {}
         self._why: str | None = None  # nothing has been told yet
@@ -65,7 +67,7 @@ class GpuMonitor:
         for uuid in dict.fromkeys((*self._wanted, *seen)):
             reason = why or stuck.get(uuid, "")
             card = next_card(before.get(uuid), uuid, seen.get(uuid), reason, now_s)
-            self._cards[uuid] = watched(card, RULES, now_s, now_unix_s)
+            self._cards[uuid] = watched(card, self._rules, now_s, now_unix_s)
             self._tell(before.get(uuid), card)
 
     def _load(self, now_s: float, why: str) -> GpuLoad:

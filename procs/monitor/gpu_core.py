@@ -10,6 +10,7 @@ import msgspec
 
 from procs.monitor.core import Rule, Watches, alerts, next_watches
 from shared.messages import Alert, GpuSample
+from shared.settings import Threshold
 
 STALE_S = 3.0  # a call that takes longer hangs: then nobody knows how its card is
 RETURN_AFTER_S = 3.0  # a card that was lost answers for so long before it is given to tasks again
@@ -154,14 +155,11 @@ def _silence(seen: Seen | None, now_s: float) -> str:
 # ------------------------------------------------------------------ alerts
 
 
-def rules(temperature: Rule, memory: Rule) -> tuple[Rule, ...]:
-    return (temperature, memory, Rule(LOST, 1.0, 1.0, 0.0))  # at once: tasks may be on it
-
-
-RULES = rules(
-    Rule(TEMPERATURE, 90.0, 85.0, 10.0),  # °C: most cards slow down from 83 to 93
-    Rule(MEMORY, 98.0, 95.0, 30.0),  # %: what is left is too little for any program to begin
-)
+def rules(temperature: Threshold, memory: Threshold) -> tuple[Rule, ...]:
+    """°C, percent; and a card that is lost, at once: tasks may be on it."""
+    return (
+        Rule(TEMPERATURE, *temperature), Rule(MEMORY, *memory), Rule(LOST, 1.0, 1.0, 0.0),
+    )  # fmt: skip
 
 
 def readings(sample: GpuSample) -> dict[str, float]:

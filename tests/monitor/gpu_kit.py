@@ -14,16 +14,20 @@ SETS = (("GPU-1",), ("GPU-2",))
 
 @contextmanager
 def watched(
-    nvml: FakeNvml, sets: tuple[tuple[str, ...], ...] = SETS, start: str = ""
+    nvml: FakeNvml,
+    sets: tuple[tuple[str, ...], ...] = SETS,
+    start: str = "",
+    programs: tuple[str, ...] = (),
 ) -> Iterator[Supervised]:
-    """A monitor for each set, as `configure` writes them; `start` in the place of start.sh."""
+    """A monitor for each set, as `configure` writes them, beside `programs`; `start` in the place
+    of start.sh."""
 
     def add(conf: str) -> str:
-        programs = render(sets, ROOT)
-        return conf + (programs.replace(f"/bin/sh {START} monitor", start) if start else programs)
+        gpus = render(sets, ROOT)
+        return conf + (gpus.replace(f"/bin/sh {START} monitor", start) if start else gpus)
 
     with supervised(
-        (), add, LD_LIBRARY_PATH=nvml.environment["LD_LIBRARY_PATH"],
+        programs, add, LD_LIBRARY_PATH=nvml.environment["LD_LIBRARY_PATH"],
         HIVEMIND_FAKE_NVML=nvml.environment["HIVEMIND_FAKE_NVML"],
     ) as worker:  # fmt: skip
         yield worker

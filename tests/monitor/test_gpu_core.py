@@ -4,7 +4,6 @@ import pytest
 
 from procs.monitor.gpu_core import (
     RETURN_AFTER_S,
-    RULES,
     STALE_S,
     Blame,
     Card,
@@ -15,11 +14,13 @@ from procs.monitor.gpu_core import (
     lost,
     next_card,
     readings,
+    rules,
     throttle_reasons,
     unusable,
     watched,
 )
 from shared.messages import GpuSample
+from shared.settings import Threshold
 
 
 def sample(xid: int | None = None, celsius: float | None = 40.0, used: int | None = 1) -> GpuSample:
@@ -125,11 +126,12 @@ def raised(*readings_: tuple[float, GpuSample]) -> list[tuple[str, str, float]]:
     card: Card | None = None
     for now_s, reading in readings_:
         card = next_card(card, "GPU-1", Seen(reading, now_s), "", now_s)
-        card = watched(card, RULES, now_s, now_s)
+        card = watched(card, THRESHOLDS, now_s, now_s)
     assert card is not None
     return [(a.rule, a.subject, a.value) for a in all_alerts({"GPU-1": card})]
 
 
+THRESHOLDS = rules(Threshold(90.0, 85.0, 10.0), Threshold(98.0, 95.0, 30.0))
 HOT, WARM, FULL = sample(celsius=91.0), sample(celsius=86.0), sample(used=99)
 
 
