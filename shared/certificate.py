@@ -1,15 +1,39 @@
-"""From when until when a certificate is valid, read without a library: that would cost 9 MB.
+"""Digests and dates of certificates, without a library for them: that would cost 9 MB. Pure.
 
-Only for certificates whose origin is proven: what is read is believed.
+What is read is believed: for certificates whose origin is proven, or proven by their digest.
 """
 
 import calendar
+import hashlib
+import re
 import ssl
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from shared.join_token import base32
+
+_CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _VERSION = 0xA0  # an optional field before the serial number
+
+
+def certificates(bundle: str) -> list[str]:
+    """Each certificate of a PEM bundle, as one line feed ended PEM."""
+    return [one + "\n" for one in _CERTIFICATE.findall(bundle)]
+
+
+def digest_of(certificate: str) -> str:
+    """The digest by which a token names this authority; ValueError: it is no certificate."""
+    return base32(hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).digest())
+
+
+def with_digest(bundle: str, digests: Iterable[str]) -> list[str]:
+    """Those certificates of a bundle that have one of these digests."""
+    wanted = set(digests)
+    return [one for one in certificates(bundle) if digest_of(one) in wanted]
 
 
 class Validity(NamedTuple):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from shared.gpu_sets import NONE, parse_sets
 from shared.images import ImageNameError, read_image, read_pattern
+from shared.join_token import read_token
 
 EXIT_BAD_SETTINGS = 2  # supervisor.conf: such a process stays down
 
@@ -94,6 +95,12 @@ def split_address(text: str) -> tuple[str, int]:
     if not found or int(found[2]) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:5001")
     return found[1], int(found[2])
+
+
+def _token(raw: str) -> str:
+    if raw:
+        read_token(raw)
+    return raw
 
 
 def _image(raw: str) -> str:
@@ -250,7 +257,9 @@ def _patterns(raw: str) -> tuple[str, ...]:
 
 SETTINGS = (
     Setting("MASTER_NODE_URL", "master_url", "", _url, "the master's address, https://…"),
-    Setting("MASTER_JOIN_TOKEN", "join_token", "", _text, "the token that the master's owner gave"),
+    Setting(
+        "MASTER_JOIN_TOKEN", "join_token", "", _token, "the token that the master's owner gave"
+    ),
     Setting("NODE_NAME", "node_name", "", _text, "this node's name for people; empty: the host's"),
     Setting(
         "RESOURCE_REPORT_INTERVAL", "report_interval_s", "30", _seconds, "seconds between reports"

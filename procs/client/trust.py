@@ -13,7 +13,8 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from shared.join_token import Token, read_token, with_digest
+from shared.certificate import with_digest
+from shared.join_token import Token, read_token
 from shared.master_http import (
     DISCOVERY,
     Check,

@@ -18,8 +18,9 @@ from cryptography import x509
 
 from procs.master import ca
 from procs.master.ca import Pair, Request
+from shared.certificate import digest_of
 from shared.files import write_atomic
-from shared.join_token import Token, base32, digest_of, read_token, write_token
+from shared.join_token import Token, base32, read_token, write_token
 from shared.master_http import MASTER_NAME, tls13
 
 log = logging.getLogger("master")

@@ -7,7 +7,8 @@ join token's digest, or the machine's trust store says so; over http only on loo
 import json
 from dataclasses import dataclass
 
-from shared.join_token import Token, certificates, digest_of, with_digest
+from shared.certificate import certificates, digest_of, with_digest
+from shared.join_token import Token
 from shared.master_http import (
     CLOCK_TOLERANCE_S,
     DISCOVERY,

@@ -13,9 +13,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.certificate import Validity, validity
+from shared.certificate import Validity, certificates, digest_of, validity, with_digest
 from shared.files import sync_directory, write_atomic
-from shared.join_token import certificates, digest_of, with_digest
 
 log = logging.getLogger("master_link")
 

@@ -18,7 +18,7 @@ from procs.master import ca, identity
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
 from procs.master_link.request import make_key, request
-from shared.join_token import certificates, digest_of
+from shared.certificate import certificates, digest_of
 from shared.master_http import DISCOVERY, by_authority, get
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc

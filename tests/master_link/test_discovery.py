@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from procs.master_link.discovery import DocumentError, discover
-from shared.join_token import Token, digest_of
+from shared.certificate import digest_of
+from shared.join_token import Token
 from shared.master_http import MasterHttpError, UntrustedError
 from tests.fakes.certificates import DAY_S, authority, party
 from tests.fakes.https_front import Front, front

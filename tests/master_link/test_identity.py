@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from procs.master_link import membership, session
-from shared.join_token import digest_of, read_token, write_token
+from shared.certificate import digest_of
+from shared.join_token import read_token, write_token
 from shared.messages import LinkPhase
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc

@@ -28,6 +28,7 @@ from shared.taskdir import TaskKey
 from tests.master_link.rig import Rig, request, rig
 
 KEY = TaskKey("t", 1)
+TOKEN = f"hm1.{'a' * 52}.{'b' * 32}"
 
 
 def parsed(report: bytes) -> pb.NodeStatusRequest:
@@ -40,10 +41,10 @@ def from_of(report: pb.NodeStatusRequest) -> int:
 
 def test_a_node_registers_with_what_it_is_and_keeps_its_name() -> None:
     async def scenario() -> None:
-        async with rig(MASTER_JOIN_TOKEN="hm1.x.y") as r:
+        async with rig(MASTER_JOIN_TOKEN=TOKEN) as r:
             first = r.master.memory.registrations[0]
             assert first.node_name == "test"
-            assert first.join_token == "hm1.x.y"
+            assert first.join_token == TOKEN
             assert first.protocol_version == 1
             assert first.inventory.cpu_count == 4
             assert first.inventory.container_engine == "docker 20.10.24"

@@ -20,13 +20,13 @@ from shared.settings import (
     split_address,
 )
 
-SECRET = "hm1.sesame"
+SECRET = f"hm1.{'a' * 52}.{'sesame' * 5}"
 
 # (name, default as it arrives, then three texts with what each becomes)
 TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
     ("MASTER_NODE_URL", "master_url", "",
      [("https://a", "https://a"), ("https://b:1/", "https://b:1"), ("http://[::1]:8", "http://[::1]:8")]),
-    ("MASTER_JOIN_TOKEN", "join_token", "", [("a", "a"), ("b", "b"), ("c", "c")]),
+    ("MASTER_JOIN_TOKEN", "join_token", "", [(t, t) for t in (SECRET, SECRET + "b", SECRET + "c")]),
     ("NODE_NAME", "node_name", None, [("a", "a"), ("b", "b"), ("c d", "c d")]),
     ("RESOURCE_REPORT_INTERVAL", "report_interval_s", 30.0,
      [("1", 1.0), ("2.5", 2.5), ("86400", 86400.0)]),
@@ -228,6 +228,7 @@ PATTERN = "which is not a pattern such as python, debian:1? or ghcr.io/acme/**"
         ("WEB_LISTEN", "127.0.0.1:-1", ADDRESS),
         ("WEB_LISTEN", "::1:5001", ADDRESS),
         ("WEB_LISTEN", "127.0.0.1:" + "9" * 5000, ADDRESS),
+        ("MASTER_JOIN_TOKEN", "hm1.a.b", "must be a token hm1.….… as the master's owner gave it"),
         ("NODE_NAME", "a\nb", "must be one line of text"),
         ("LOG_LEVEL", "INFO\nDEBUG", "must be DEBUG or INFO or WARNING or ERROR"),
     ],
