@@ -92,7 +92,7 @@ class News:
 
 def _gpu_alert(load: GpuLoad, alert: Alert) -> str:
     reason = load.reason_of(alert)
-    return f"GPU {alert.subject}: {reason}" if reason else alert_line(alert)
+    return f"{alert.subject}: {reason}" if reason else alert_line(alert)
 
 
 def alert_line(alert: Alert) -> str:

@@ -81,7 +81,7 @@ def unusable(xid: int | None) -> str:
     """Why a card with such an error is given to nobody; empty: it may be."""
     if xid is None or xid in OF_A_PROGRAM:
         return ""
-    return f"XID {xid}: reset it, then start its monitor anew"
+    return f"XID {xid}: stop its monitor, reset it, start the monitor"
 
 
 # ------------------------------------------------------------------ how a card is

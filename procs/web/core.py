@@ -290,7 +290,7 @@ def _gpu_alert(load: GpuLoad, alert: Alert) -> dict[str, Any]:
     reason = load.reason_of(alert)
     if not reason:
         return _alert(alert)
-    return {"text": f"GPU {alert.subject}: {reason}", "raised_unix_s": alert.raised_unix_s}
+    return {"text": f"{alert.subject}: {reason}", "raised_unix_s": alert.raised_unix_s}
 
 
 def has_output(task: HeldTask) -> bool:

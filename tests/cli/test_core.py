@@ -109,7 +109,7 @@ def test_gpus_are_told_with_what_they_report() -> None:
         "  1  lost: it fell off the bus",
         "  2 NVIDIA L4  split by MIG: no task gets it",
     ]
-    assert "  GPU GPU-b: it fell off the bus" in lines
+    assert "  GPU-b: it fell off the bus" in lines
 
 
 def test_what_a_stranger_wrote_reaches_no_terminal() -> None:

@@ -170,7 +170,7 @@ def test_an_error_of_the_hardware_and_the_instances_of_a_split_card(nvml: FakeNv
         nvml.instances, nvml.xids = [], [("GPU-2", 48)]
         nvml.say()
         card = card_of(worker, "gpu1", is_lost)
-        assert card.reason == "XID 48: reset it, then start its monitor anew"
+        assert card.reason == "XID 48: stop its monitor, reset it, start the monitor"
         assert (card.xid, card.util_pct) == (48, 7.0)
         load_of(worker, "gpu0", lambda load: len(load.gpus) == 1)
 

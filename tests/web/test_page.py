@@ -89,15 +89,15 @@ def test_each_gpu_is_shown_with_what_it_tells(shown: Shown, beating: Beating) ->
     cards = shown.page.locator("#use .chart", has_text="GPU")
     expect(cards).to_have_count(3)
     for number, texts in enumerate((
-        ("GPU 0 NVIDIA H100", "7 %, 1.5 GiB of 80.0 GiB, 41 °C, 71 W",
-         "held back: power cap · last error XID 43"),
+        ("GPU 0 NVIDIA H100", "7 %", "1.5 GiB of 80.0 GiB · 41 °C · 71 W"
+         " · held back: power cap · last error XID 43"),
         ("GPU 1", "lost", "it fell off the bus"),
         ("GPU 2 NVIDIA L4", "use unknown", "split by MIG: no task gets it"),
     )):  # fmt: skip
         for text in texts:
             expect(cards.nth(number)).to_contain_text(text)
     assert "0 °C" not in (cards.nth(2).text_content() or ""), "what it does not tell is not zero"
-    expect(shown.page.locator("#alerts")).to_contain_text("GPU GPU-b: it fell off the bus")
+    expect(shown.page.locator("#alerts")).to_contain_text("GPU-b: it fell off the bus")
 
 
 def test_a_running_task_shows_its_output_as_it_comes(

@@ -167,23 +167,17 @@ function showMachine(state) {
 
 function gpuChart(gpu) {
   const label = `GPU ${gpu.index < 0 ? gpu.uuid : gpu.index} ${gpu.name}`.trim();
-  const made = chart(label, gpu.reachable ? gpuUse(gpu) : "lost", gauge((gpu.util_pct || 0) / 100));
-  const more = gpu.reachable ? gpuNotes(gpu) : [gpu.reason];
-  if (more.length) made.append(element("span", "reason", more.join(" · ")));
+  const use = gpu.util_pct === null ? "use unknown" : `${gpu.util_pct.toFixed(0)} %`;
+  const made = chart(label, gpu.reachable ? use : "lost", gauge((gpu.util_pct || 0) / 100));
+  made.append(element("span", "reason", gpu.reachable ? gpuNotes(gpu).join(" · ") : gpu.reason));
   return made;
-}
-
-function gpuUse(gpu) {
-  return [
-    gpu.util_pct === null ? "use unknown" : `${gpu.util_pct.toFixed(0)} %`,
-    gpu.memory_used_bytes === null ? "" : `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`,
-    gpu.temperature_c === null ? "" : `${gpu.temperature_c.toFixed(0)} °C`,
-    gpu.power_w === null ? "" : `${gpu.power_w.toFixed(0)} W`,
-  ].filter(Boolean).join(", ");
 }
 
 function gpuNotes(gpu) {  // what an owner should know of it
   return [
+    gpu.memory_used_bytes === null ? "" : `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`,
+    gpu.temperature_c === null ? "" : `${gpu.temperature_c.toFixed(0)} °C`,
+    gpu.power_w === null ? "" : `${gpu.power_w.toFixed(0)} W`,
     gpu.is_split ? "split by MIG: no task gets it" : "",
     gpu.mig_of ? `a part of ${gpu.mig_of}` : "",
     gpu.throttle_reasons && gpu.throttle_reasons.length ? `held back: ${gpu.throttle_reasons.join(", ")}` : "",
