@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from shared.messages import (
     HostLoad,
     LinkState,
     Message,
+    NodePhase,
     OwnerWant,
     ProcessInfo,
     ProcessState,
@@ -27,6 +29,7 @@ M = TypeVar("M", bound=Message)
 
 UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n != 10}
 GIB = 2**30
+CALLED_OFF = (NodePhase.READY, NodePhase.PAUSED)
 
 
 def render_supervisor(template: str, root: Path, home: Path) -> str:
@@ -76,6 +79,13 @@ class News:
     def one(self, kind: type[M]) -> M | None:
         return max(self.all_of(kind), key=lambda m: m.at_s, default=None)
 
+    def fresh(self, kind: type[M], now_s: float) -> M | None:
+        """None: nobody has spoken lately."""
+        message = self.one(kind)
+        if message is None or now_s - message.at_s >= TOPICS[message.topic].stale_after_s:
+            return None
+        return message
+
     def alerts(self) -> list[str]:
         """What the owner should look at, each one line."""
         found = [alert_line(a) for load in self.all_of(HostLoad) for a in load.alerts]
@@ -97,6 +107,32 @@ def _gpu_alert(load: GpuLoad, alert: Alert) -> str:
 
 def alert_line(alert: Alert) -> str:
     return f"{alert.rule} {alert.subject}: {alert.value:g}, threshold {alert.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Waits for the last task of a node that takes no new one since `since_s`."""
+
+    since_s: float
+
+    def left(self, news: News, now_s: float) -> int | None:
+        """How many tasks are held or owed; None: nobody can say at the moment."""
+        link, tasks = news.fresh(LinkState, now_s), news.fresh(TaskState, now_s)
+        if link is None or tasks is None or link.node_state is NodePhase.READY:
+            return None
+        if min(link.at_s, tasks.at_s) < self.since_s:
+            return None
+        return max(link.undelivered_tasks, len(tasks.tasks))
+
+    def is_called_off(self, news: News) -> bool:
+        owner = news.one(OwnerWant)
+        return owner is not None and owner.at_s > self.since_s and owner.wish in CALLED_OFF
+
+    @staticmethod
+    def told(left: int | None) -> str:
+        if left is None:
+            return "no word from the worker's processes"
+        return f"{left} task{'' if left == 1 else 's'} left"
 
 
 def status_json(news: News) -> str:

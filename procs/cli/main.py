@@ -1,6 +1,6 @@
-"""`hivemind-worker`: the worker in the foreground, its status and history, its task image.
+"""`hivemind-worker`: the worker in the foreground, its status and history, the owner's wishes.
 
-Reads the bus for `status`; publishes nothing.
+Reads the bus for `status` and `drain --wait`; publishes nothing.
 """
 
 import os
@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
-from procs.cli import foreground, gpus, history
+from procs.cli import foreground, gpus, history, owner
 from procs.cli.core import News, status_json, status_text
 from shared.bus import Tap, bus_directory
 from shared.gpu_sets import NONE, GpuSetsError
 from shared.history import MOST_ROWS, SearchError
+from shared.messages import NodePhase
+from shared.owner_socket import NoAnswerError, RefusedError
 from shared.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, find_home, load
 from shared.topics import owned_by
 
@@ -93,14 +95,18 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What the worker says of itself. Exit code 3: no worker runs."""
-    try:
-        home = find_home(context.obj, Path.cwd())
-    except SettingsError as err:
-        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
+    home = _home(context.obj)
     news = _listen(home)
     if not news:
         raise _refused(f"no worker runs in {home}", EXIT_NO_WORKER)
     print(status_json(news) if as_json else status_text(news, time.time()))
+
+
+def _home(environment: dict[str, str]) -> Path:
+    try:
+        return find_home(environment, Path.cwd())
+    except SettingsError as err:
+        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
 
 
 def _listen(home: Path) -> News:
@@ -121,6 +127,52 @@ def _listen(home: Path) -> News:
 def _expected(home: Path) -> list[tuple[str, str]]:
     sources = [path.stem for path in bus_directory(home).glob("*.sock")]
     return [(topic, source) for source in sources for topic in owned_by(source)]
+
+
+@app.command()
+def pause(context: typer.Context) -> None:
+    """Take no new tasks, for the owner's own work; those that run go on. Exit code 3: no worker."""
+    _wish(_home(context.obj), NodePhase.PAUSED)
+
+
+@app.command()
+def resume(context: typer.Context) -> None:
+    """Take tasks again, after `pause` or `drain`. Exit code 3: no worker runs."""
+    _wish(_home(context.obj), NodePhase.READY)
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the last is delivered; Ctrl-C: it goes on.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=0, help="Wait at most so many seconds.")
+    ] = None,
+) -> None:
+    """Finish what the node has and take nothing new, as before an update or a shutdown.
+
+    Exit code 1: tasks are left, or someone called it off; 3: no worker runs.
+    """
+    home = _home(context.obj)
+    _wish(home, NodePhase.DRAINING)
+    if not wait:
+        return
+    try:
+        owner.wait_for_the_last(home, timeout)
+    except (owner.CalledOffError, owner.TooLateError) as err:
+        raise _refused(str(err), 1) from err
+
+
+def _wish(home: Path, phase: NodePhase) -> None:
+    try:
+        owner.wish(home, phase)
+    except NoAnswerError as err:
+        said = f"no worker runs in {home}, or its web process is away: {err}"
+        raise _refused(said, EXIT_NO_WORKER) from err
+    except RefusedError as err:
+        raise _refused(str(err), 1) from err
 
 
 @app.command(name="history")

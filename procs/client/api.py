@@ -64,6 +64,10 @@ class Master:
         response = self._call("POST", path, json=body)
         return dict(response.json()) if response.content else {}
 
+    def put(self, path: str, text: str) -> None:
+        """What stands at `path`; put twice, it is the same."""
+        self._retried(lambda: self._call("PUT", path, data=text.encode()))
+
     def has_input(self, sha256: str) -> bool:
         try:
             response = self._session.head(f"{self.url}/api/v1/inputs/{sha256}", timeout=_TIMEOUT)

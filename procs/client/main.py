@@ -118,6 +118,30 @@ def _revoke(node_id: NodeId, master: MasterUrl = DEFAULT_MASTER) -> None:
     print(f"{node_id} is revoked")
 
 
+@nodes_app.command("drain")
+def _drain(node_id: NodeId, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """Let a node finish what it has, and give it nothing new."""
+    _desire(master, node_id, "draining")
+
+
+@nodes_app.command("pause")
+def _pause(node_id: NodeId, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """Give a node nothing for now."""
+    _desire(master, node_id, "paused")
+
+
+@nodes_app.command("resume")
+def _resume(node_id: NodeId, master: MasterUrl = DEFAULT_MASTER) -> None:
+    """Give a node tasks again; what its own owner wishes stays."""
+    _desire(master, node_id, "ready")
+
+
+def _desire(master: str, node_id: str, state: str) -> None:
+    with _connected(master) as api:
+        api.put(f"/api/v1/nodes/{node_id}/desired-state", state)
+    print(f"{node_id} should be {state}; it hears so with its next heartbeat")
+
+
 @token_app.command("create")
 def _create_token(
     ttl: Annotated[str, typer.Option(help="How long it is good for, as 30m or 7d.")] = "1d",

@@ -210,7 +210,7 @@ class Desk:
             phase_reason=self.standing.reason,
             trust_level=self.standing.trust_level,
             capacity=state.capacity,
-            held=len(self.undelivered()) + len(self._committing),
+            held=self.held,
             allowed_images=self.settings.allowed_images,
             egress_allowed=self.settings.egress,
             egress_ready=self.news.egress_ready(),
@@ -268,6 +268,11 @@ class Desk:
         await self.stop(attempt, StopReason.FORGOTTEN, "")
 
     # -------------------------------------------------------------- what is wanted, and the end
+
+    @property
+    def held(self) -> int:
+        """How many the node has, with those that it is just accepting."""
+        return len(self.undelivered()) + len(self._committing)
 
     def undelivered(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts.values() if attempt.undelivered]

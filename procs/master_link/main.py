@@ -192,7 +192,7 @@ class Link:
             node_state_reason=self._standing.reason,
             trust_level=self._standing.trust_level,
             heartbeat_acked_unix_s=progress.heartbeat_acked_unix_s,
-            undelivered_tasks=len(self.desk.undelivered()),
+            undelivered_tasks=self.desk.held,
             unacknowledged_reports=self._records.store.pending_reports if self._synced else 0,
             reward_last=self._reward_last,
             reward_total=self._reward_total,

@@ -1,4 +1,5 @@
-"""The web process: the page on WEB_LISTEN, and the owner's wishes.
+"""The web process: the page on WEB_LISTEN, and the owner's wishes; run/web.sock is for the
+command line.
 
 Reads link.state, task.state, process.state, host.load, gpu.load, vpn.state.
 Publishes: owner.want.
@@ -8,12 +9,14 @@ import asyncio
 import contextlib
 import signal
 import time
+from functools import partial
 
 from procs.web import core
 from procs.web.hub import Hub
-from procs.web.server import make_app, serve_http
+from procs.web.server import listen_at_address, listen_at_path, make_app, serve_http
 from shared import service
 from shared.bus import LoopWatch
+from shared.owner_socket import owner_socket
 
 READS = ("link.state", "task.state", "process.state", "host.load", "gpu.load", "vpn.state")
 
@@ -39,10 +42,9 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     hub = Hub(context)
     watch = LoopWatch(context.bus, loop, hub.hear)
-    settings = context.settings
-    app = make_app(hub, core.access_for(settings.web_host, settings.web_token))
     workers = [
-        asyncio.create_task(serve_http(app, settings.web_host, settings.web_port, stop)),
+        asyncio.create_task(_serve_page(hub, context, stop)),
+        asyncio.create_task(_serve_owner(hub, context, stop)),
         asyncio.create_task(hub.follow()),
     ]
     try:
@@ -52,6 +54,20 @@ async def run(context: service.Context, stop: asyncio.Event) -> None:
         watch.close()
         hub.close()
         await _end(workers)
+
+
+async def _serve_page(hub: Hub, context: service.Context, stop: asyncio.Event) -> None:
+    host, port = context.settings.web_host, context.settings.web_port
+    app = make_app(hub, core.access_for(host, context.settings.web_token))
+    listen = partial(listen_at_address, host, port)
+    await serve_http(app, f"http://{host}:{port}/monitor.html", listen, stop)
+
+
+async def _serve_owner(hub: Hub, context: service.Context, stop: asyncio.Event) -> None:
+    """Who may open the file may ask all."""
+    path = owner_socket(context.home)
+    app = make_app(hub, core.Access(None, ""))
+    await serve_http(app, str(path), partial(listen_at_path, path), stop)
 
 
 async def _beat(
@@ -70,8 +86,9 @@ async def _beat(
 
 
 async def _end(workers: list[asyncio.Task[None]]) -> None:
-    serving, following = workers
+    *serving, following = workers
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
-    await serving
+    for server in serving:
+        await server

@@ -1,10 +1,14 @@
-"""HTTP: the routes, the guard before them, and uvicorn without its ten ticks a second."""
+"""HTTP: the routes, the guard before them, and uvicorn without its ten ticks a second.
+
+The same is served at two doors: WEB_LISTEN, and a socket in the home for the command line, which
+the file's mode guards.
+"""
 
 import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -42,6 +46,7 @@ HEADERS = {
 RETRY_S = 5.0  # a port in use: the beat goes on meanwhile
 MOST_CONNECTIONS = 100
 DRAIN_S = 1  # uvicorn waits so long for open streams at the end
+SOCKET_MODE = 0o660  # the service's group, and root
 
 
 class Wish(msgspec.Struct):
@@ -155,19 +160,21 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve_http(app: ASGIApp, host: str, port: int, stop: asyncio.Event) -> None:
-    """Until `stop`; a port in use is tried again."""
+Listen = Callable[[], Awaitable[socket.socket]]
+
+
+async def serve_http(app: ASGIApp, name: str, listen: Listen, stop: asyncio.Event) -> None:
+    """Until `stop`; what can't be listened on, as a port in use, is tried again."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     while not stop.is_set():
         try:
-            listener = await _listen(host, port)
+            listener = await listen()
         except OSError as err:
-            log.error("can't serve the page on %s:%d: %s; trying again", host, port, err)
+            log.error("can't serve the page on %s: %s; trying again", name, err)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), RETRY_S)
             continue
-        name = listener.getsockname()
-        log.info("serving http://%s:%d/monitor.html", host, name[1])
+        log.info("serving %s", name)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -183,8 +190,24 @@ async def serve_http(app: ASGIApp, host: str, port: int, stop: asyncio.Event) ->
         await Server(config, stop).serve([listener])
 
 
-async def _listen(host: str, port: int) -> socket.socket:
+async def listen_at_address(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     family, _, _, _, address = found[0]
     return socket.create_server(address[:2], family=family)
+
+
+async def listen_at_path(path: Path) -> socket.socket:
+    """In place of what an earlier life left there."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.unlink(missing_ok=True)
+        listener.bind(str(aside))
+        aside.chmod(SOCKET_MODE)
+        listener.listen()
+        aside.rename(path)
+    except OSError:
+        listener.close()
+        raise
+    return listener

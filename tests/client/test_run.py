@@ -244,3 +244,24 @@ def test_nodes_tasks_logs_and_cancel(tmp_path: Path) -> None:
         assert (none.code, none.err) == (125, b"hivemind: there is no task none\n")
 
     with_worker(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("order", "state"),
+    [
+        ("drain", pb.NODE_STATE_DRAINING),
+        ("pause", pb.NODE_STATE_PAUSED),
+        ("resume", pb.NODE_STATE_READY),
+    ],
+)
+def test_a_node_is_told_what_it_should_be(
+    tmp_path: Path, order: str, state: pb.NodeState
+) -> None:
+    async def scenario(url: str, worker: ToyWorker) -> None:
+        ran = await command(url, "nodes", order, worker.node_id)
+        assert ran.code == 0, ran.err
+        assert (await worker.beat()).desired_state == state
+        ran = await command(url, "nodes", order, "nobody")
+        assert (ran.code, ran.err) == (125, b"hivemind: there is no node nobody\n")
+
+    with_worker(tmp_path, scenario)

@@ -159,10 +159,10 @@ def gpu_load(at_s: float) -> GpuLoad:
     return GpuLoad(at_s=at_s, gpu_set="gpu0", gpus=(well, gone, mute), alerts=(lost,))
 
 
-def say_all(worker: BusWorker, *tasks: HeldTask) -> None:
+def say_all(worker: BusWorker, *tasks: HeldTask, **link: object) -> None:
     """Every process of a healthy worker beats once, but for web."""
     at_s = time.monotonic()
-    worker.say("master_link", link_state(at_s))
+    worker.say("master_link", link_state(at_s, **link))
     worker.say("executor", task_state(at_s, *tasks))
     worker.say("monitor@host", host_load(at_s))
     worker.say("vpn", VpnState(at_s=at_s, phase=VpnPhase.OFF))
