@@ -5,7 +5,10 @@ never fits (FORBIDDEN, TOO_LARGE), then what does not fit now (DRAINING, BUSY).
 """
 
 import math
+import sys
 from dataclasses import dataclass
+
+import msgspec
 
 from shared import sentences
 from shared.images import image_refusal
@@ -47,6 +50,8 @@ def refusal(spec: Spec, node: Node) -> Refused | None:
         too_large = Refused(sentences.TRUST_CHANGED.say(), SOON_S)
     if too_large is not None and spec.gpus and not node.capacity.gpus_known:
         too_large = Refused(sentences.GPUS_UNKNOWN.say(), SOON_S)
+    if too_large is not None and spec.gpus and _too_large(spec, _mended(node.capacity)) is None:
+        too_large = Refused(sentences.GPUS_LOST.say(lost=node.capacity.gpus_lost), BUSY_RETRY_S)
     return _forbidden(spec, node) or too_large or _not_now(spec, node)
 
 
@@ -91,6 +96,13 @@ def _too_large(spec: Spec, capacity: Capacity) -> Refused | None:
             said = sentences.RESOURCE_TOO_LARGE.say(field=field, asked=asked, most=most)
             return Refused(said)
     return None
+
+
+def _mended(capacity: Capacity) -> Capacity:
+    """With the cards that are lost now, of any size: they may be back when it is sent again."""
+    lost = capacity.gpus_lost
+    sizes = (sys.maxsize,) * lost + capacity.gpu_memory_bytes
+    return msgspec.structs.replace(capacity, gpus=capacity.gpus + lost, gpu_memory_bytes=sizes)
 
 
 def gpu_memory(gpus: int, capacity: Capacity) -> float:

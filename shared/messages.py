@@ -151,6 +151,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     trust_level: int = 0  # the one that it was computed for
     gpu_memory_bytes: tuple[int, ...] = ()  # of each healthy card, the largest first
     gpus_known: bool = True  # False: a monitor of GPUs has not spoken yet
+    gpus_lost: int = 0  # cards that it has, and can't give at the moment
 
 
 class TaskState(Message, frozen=True, tag="task.state"):

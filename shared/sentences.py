@@ -265,6 +265,10 @@ TRUST_CHANGED = _busy(
 GPUS_UNKNOWN = _busy(
     "the monitor of this node's GPUs has not spoken yet", "send it again in a few seconds"
 )
+GPUS_LOST = _busy(
+    "{lost} of this node's GPUs can't be used at the moment",
+    "send it again later, or elsewhere; the owner finds the reason on the node's page",
+)
 NODE_NOT_READY = _busy("this node is {phase}: {reason}", "send it again later, or elsewhere")
 NODE_FULL = _busy(
     "this node holds {held} tasks, its limit",

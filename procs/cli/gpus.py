@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from procs.cli.core import supervisor_socket
 from shared.files import write_atomic
 from shared.gpu_sets import NONE, GpuSetsError, Sets, parse_sets
 
@@ -110,6 +111,15 @@ def write(home: Path, sets: Sets, root: Path) -> bool:
     else:
         path.unlink()
     return True
+
+
+def reload(home: Path, root: Path) -> str:
+    """How a worker takes up what was written, as it was started: supervisor.conf includes what is
+    in `var` beside it, and `hivemind-worker` writes its own for every home."""
+    own = home / "run" / "supervisor.conf"
+    if supervisor_socket(home).exists() or home != root / "var":
+        return f"supervisorctl -c {own} reload"
+    return "supervisorctl -c supervisor.conf reload"
 
 
 def told(sets: Sets, cards: Sequence[Card]) -> list[str]:

@@ -236,7 +236,7 @@ def configure(
         raise _refused(f"{err}; which GPUs are watched stays as it was", 1) from err
     print("\n".join(gpus.told(sets, cards)))
     if changed:
-        print("a worker that runs heeds it after: supervisorctl -c supervisor.conf reload")
+        print(f"a worker that runs heeds it after: {gpus.reload(settings.home, foreground.ROOT)}")
 
 
 @image.command()

@@ -61,6 +61,11 @@ class Cards:
         """All that this node has, by the last word of each monitor."""
         return _healthy(self._samples.values()) if self.has_driver else ()
 
+    def lost_count(self) -> int:
+        """Of those that a task could have if they were well."""
+        lost = [s for s in self._samples.values() if s.is_whole and not s.reachable]
+        return len(lost) if self.has_driver else 0
+
     def grantable(self) -> tuple[Card, ...]:
         """Those whose health is no older than a beat or two."""
         silent = {g.uuid for name in self._silent for g in self._last[name].gpus}

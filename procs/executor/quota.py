@@ -30,6 +30,7 @@ class Machine:
     disk_written_bytes: int = 0  # by tasks that run: theirs, and free again when they end
     gpus: tuple[Card, ...] = ()
     gpus_known: bool = True
+    gpus_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def capacity(machine: Machine, reserved: Reserved, trust_level: int, max_held: i
         trust_level=trust_level,
         gpu_memory_bytes=tuple(sizes),
         gpus_known=machine.gpus_known,
+        gpus_lost=machine.gpus_lost,
     )
 
 

@@ -192,7 +192,7 @@ class Supply:
         machine = quota.Machine(
             _CPUS, _MEMORY_BYTES, disk.f_bavail * disk.f_frsize,
             sum(self._used_bytes(a.key) for a in self._attempts.values()),
-            self.cards.healthy(), self.cards.known,
+            self.cards.healthy(), self.cards.known, self.cards.lost_count(),
         )  # fmt: skip
         settings = self._settings
         reserved = quota.Reserved(settings.reserved_cpus, settings.reserved_memory_bytes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from procs.cli.gpus import Card, chosen, render
+from procs.cli.gpus import Card, chosen, reload, render
 from shared.gpu_sets import GpuSetsError, Sets
 from tests.fakes.fake_nvml import ANY, FakeNvml
 
@@ -93,7 +93,8 @@ def test_it_writes_a_monitor_for_each_set(machine: Configured) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert machine.commands() == ["monitor gpu0 GPU-1,GPU-2"]
     assert "monitor@gpu0: 0 NVIDIA H100 (GPU-1), 1 NVIDIA L4 (GPU-2)\n" in done.stdout
-    assert done.stdout.endswith("after: supervisorctl -c supervisor.conf reload\n")
+    own = machine.home / "run" / "supervisor.conf"
+    assert done.stdout.endswith(f"after: supervisorctl -c {own} reload\n")
     assert "reload" not in machine.run().stdout, "nothing has changed"
     machine.run(GPU_SETS="1;0")
     assert machine.commands() == ["monitor gpu0 GPU-2", "monitor gpu1 GPU-1"]
@@ -101,6 +102,15 @@ def test_it_writes_a_monitor_for_each_set(machine: Configured) -> None:
     assert machine.commands() == ["monitor gpu0 GPU-2"]
     machine.run("--gpu-sets", "none")
     assert list((machine.home / "conf.d").iterdir()) == []
+
+
+def test_a_worker_is_told_by_the_supervisor_conf_that_it_was_started_with(tmp_path: Path) -> None:
+    home = tmp_path / "var"
+    (home / "run").mkdir(parents=True)
+    assert reload(home, tmp_path) == "supervisorctl -c supervisor.conf reload"
+    assert reload(tmp_path / "x", tmp_path).endswith(f"{tmp_path}/x/run/supervisor.conf reload")
+    (home / "run" / "supervisor.sock").touch()  # in the foreground
+    assert reload(home, tmp_path) == f"supervisorctl -c {home}/run/supervisor.conf reload"
 
 
 def test_a_machine_without_a_driver_has_no_monitor(machine: Configured) -> None:

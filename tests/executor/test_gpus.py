@@ -109,6 +109,7 @@ def test_an_engine_without_nvidias_toolkit_is_known_by_its_words() -> None:
 def test_only_reachable_cards_are_healthy() -> None:
     found = cards(a=load(sample("1"), sample("2", lost="fell off the bus")), b=load(sample("3")))
     assert uuids(found.healthy()) == uuids(found.grantable()) == ["1", "3"]
+    assert found.lost_count() == 1
 
 
 def test_a_card_that_is_split_is_not_given_nor_are_its_instances() -> None:
@@ -155,6 +156,7 @@ def test_where_docker_has_no_driver_there_is_no_card() -> None:
     found = cards(a=load(sample("1")))
     found.has_driver = False
     assert found.healthy() == found.grantable() == ()
+    assert found.lost_count() == 0
 
 
 def test_a_lost_card_is_told() -> None:

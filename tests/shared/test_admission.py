@@ -135,6 +135,29 @@ def test_cards_that_no_monitor_has_spoken_of_yet_are_not_refused_for_good() -> N
     assert judge({"gpu_memory_bytes": 99}, {"capacity": unknown}) is None, "of no card at all"
 
 
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        pytest.param({"gpus": 1}, BUSY, id="the one that is lost"),
+        pytest.param({"gpus": 1, "gpu_memory_bytes": 99}, BUSY, id="it may be that large"),
+        pytest.param({"gpus": 2}, TOO_LARGE, id="more than there would be"),
+        pytest.param({"gpus": 1, "memory_bytes": 1001}, TOO_LARGE, id="too large but for it"),
+        pytest.param({"memory_bytes": 1001}, TOO_LARGE, id="who needs none"),
+        pytest.param({"gpu_memory_bytes": 99}, None, id="a size of none"),
+    ],
+)
+def test_a_card_that_is_lost_refuses_nothing_for_good(
+    spec: dict[str, Any], code: Refusal | None
+) -> None:
+    lost = msgspec.structs.replace(CAPACITY, gpus=0, gpu_memory_bytes=(), gpus_lost=1)
+    refused = judge(spec, {"capacity": lost})
+    assert (refused.said.code if refused else None) == code
+    if code is BUSY:
+        assert refused is not None
+        assert refused.retry_after_s > 0
+        assert "1 of this node's GPUs can't be used" in refused.said.text
+
+
 @pytest.mark.parametrize("nothing", [{"memory_bytes": 0}, {"cpus": 0.0}])
 def test_where_the_owner_keeps_all_no_task_is_taken_to_wait_for_ever(
     nothing: dict[str, Any],
