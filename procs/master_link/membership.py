@@ -41,7 +41,7 @@ class Membership:
         self._url, self._identity, self._shown = settings.master_url, identity, shown
         self._tls = settings.master_url.startswith("https:")
         self._token_text = settings.join_token
-        self._ahead_s = 0.0
+        self._ahead_s, self._asked_s = 0.0, float("-inf")
         self.warnings: dict[str, str] = {}
         self.joined = asyncio.Event()  # there is a certificate
 
@@ -111,6 +111,7 @@ class Membership:
         """Renews in time; ends by RenewedError. Without a certificate it never does anything."""
         while True:
             left_s = self._identity.renew_at_unix_s - self._now_unix_s()
+            left_s = max(left_s, self._asked_s + RENEW_RETRY_S - time.monotonic())
             if self._identity.valid is None or left_s > 0:
                 await asyncio.sleep(LOOK_EVERY_S if left_s <= 0 else min(left_s, LOOK_EVERY_S))
                 continue
@@ -118,13 +119,13 @@ class Membership:
                 await self._ask(register, "", self._identity.authority)
             except (IdentityError, NotTakenError) as err:
                 self.warn("certificate", f"the node's certificate is not renewed: {err}")
-                await asyncio.sleep(RENEW_RETRY_S)
                 continue
             self.warn("certificate", "")
             raise RenewedError("the certificate was renewed")
 
     async def _ask(self, register: Register, token: str, authority: str) -> None:
         """A new certificate, on disk when this returns."""
+        self._asked_s = time.monotonic()
         request = await asyncio.to_thread(self._identity.request)
         response = await register(request, token)
         given = response.certificate_authority.decode(errors="replace") or authority

@@ -10,13 +10,14 @@ import grpc
 import pytest
 
 from procs.master_link import membership, session
-from shared.certificate import digest_of
-from shared.join_token import read_token, write_token
+from shared.certificate import certificates, digest_of
+from shared.join_token import Token, read_token, write_token
 from shared.messages import LinkPhase
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 from shared.taskdir import TaskKey
 from tests.fakes.certificates import DAY_S, Party, authority, of_master, party
+from tests.fakes.https_front import front
 from tests.master_link.tls_rig import TlsMaster, TlsRig, node, tls_master
 
 Scenario = Callable[[TlsMaster], Awaitable[None]]
@@ -262,6 +263,118 @@ def test_an_expired_certificate_needs_a_token_and_keeps_the_node(tmp_path: Path)
             await r.start_link()
             assert await r.joined() == node_id
             assert len(await master.nodes()) == 1
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_change_of_the_authority_reaches_the_nodes_while_they_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates live for six seconds here."""
+    monkeypatch.setattr("procs.master.ca.CERTIFICATE_LIFE_S", 6.0)
+    monkeypatch.setattr("procs.master.ca.BACKDATED_S", 0.0)
+    monkeypatch.setattr("procs.master.main.REFRESH_EVERY_S", 0.1)
+
+    async def scenario(master: TlsMaster) -> None:
+        def trusted() -> list[str]:
+            return [digest_of(one) for one in certificates((r.lib / "master-ca.crt").read_text())]
+
+        async with node(master.url, await master.token()) as r:
+            await r.start_link()
+            node_id = await r.joined()
+            (old,) = trusted()
+            new = str((await master.order("/api/v1/authority/rotate"))["digest"])
+            await r.until(lambda: trusted() == [old, new])
+            await r.until(lambda: trusted() == [new], 40.0)
+            renewed = r.link_state().certificate_until_unix_s
+            await r.until(lambda: r.link_state().certificate_until_unix_s > renewed)
+            assert await r.joined() == node_id
+            assert r.link_state().authority_digest == new
+            (there,) = await master.nodes()
+            assert there["state"] == "ready"
+
+    with_master(tmp_path, scenario)
+
+
+# ------------------------------------------------------------------ who plays the master
+
+
+async def served(port_of: Party) -> tuple[grpc.aio.Server, str]:
+    """gRPC as this party serves it."""
+    server = grpc.aio.server()
+    pair = (port_of.key, port_of.certificate)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    return server, f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "words"),
+    [
+        pytest.param("node-of-another", True, "for another name: this is not the", id="name"),
+        pytest.param("hivemind-master", False, "not of an authority that this", id="authority"),
+    ],
+)
+def test_who_serves_grpc_must_be_the_master(
+    tmp_path: Path, name: str, known: bool, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        ours = authority()
+        server, address = await served(party(ours if known else authority(), name))
+        document = {"grpc": address, "join": address, "certificate_authority": ours.pem}
+        with front(party(ours, "hivemind-master"), tmp_path, lambda _: document) as told:
+            async with node(told.url, write_token(Token(digest_of(ours.pem), "a" * 32))) as r:
+                await r.start_link()
+                await r.in_phase(LinkPhase.WAITING, words)
+        await server.stop(None)
+
+    asyncio.run(scenario())
+    assert f"{words}" in caplog.text
+
+
+def test_a_master_in_plain_text_behind_https_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ours = authority()
+        server = grpc.aio.server()
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        document = {"grpc": address, "certificate_authority": ours.pem}
+        with front(party(ours, "hivemind-master"), tmp_path, lambda _: document) as told:
+            async with node(told.url, write_token(Token(digest_of(ours.pem), "a" * 32))) as r:
+                await r.start_link()
+                await r.in_phase(LinkPhase.WAITING, "it does not speak TLS there")
+        await server.stop(None)
+
+    asyncio.run(scenario())
+
+
+def test_a_wrong_clock_is_told_by_the_masters_time(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ours = authority()
+        document = {"grpc": "127.0.0.1:1", "certificate_authority": ours.pem}
+        mine = party(ours, "hivemind-master", age_s=-9 * DAY_S)
+        with front(mine, tmp_path, lambda _: document) as told:
+            told.clock_ahead_s = 9 * DAY_S
+            async with node(told.url, write_token(Token(digest_of(ours.pem), "a" * 32))) as r:
+                await r.start_link()
+                await r.in_phase(LinkPhase.WAITING, "clock is 9 days behind the master's: set it")
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_that_goes_wrong_later_is_a_warning(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        async with node(master.url, await master.token()) as r:
+            link = await r.start_link()
+            await r.joined()
+            assert r.link_state().warnings == ()
+            link.session.membership.note_clock(300.0)
+            assert r.link_state().warnings == (
+                "this machine's clock is 5 minutes ahead of the master's: set it"
+                " (timedatectl set-ntp true)",
+            )
+            link.session.heartbeat_due.set()  # the master tells its own time again
+            await r.until(lambda: r.link_state().warnings == ())
 
     with_master(tmp_path, scenario)
 
