@@ -237,6 +237,8 @@ async def _http(listen: str, api: Api, admin: AdminApi) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()  # TLS that its client did not end
         sock.close()
 
 

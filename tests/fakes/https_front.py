@@ -24,6 +24,7 @@ class Front:
         self.clock_ahead_s = 0.0
         self.status = 200
         self.requests = 0
+        self.headers: list[dict[str, str]] = []  # of each request, names in lower case
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(party.write(folder))
         self.url = ""
@@ -41,6 +42,7 @@ def front(party: Party, folder: Path, document: Document) -> Iterator[Front]:
         def do_GET(self) -> None:
             body = json.dumps(told.document(told.requests)).encode()
             told.requests += 1
+            told.headers.append({name.lower(): value for name, value in self.headers.items()})
             self.send_response(told.status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Location", "https://127.0.0.1:1/")
