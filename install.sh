@@ -24,11 +24,14 @@ TEST_NEEDS=(
 TASK_IMAGE=justin308/hivemind-worker # the worker's default
 READY_WITHIN_S=60                    # the worker takes about three; a loaded machine more
 
+checks=() # the names of those that run, by process id
+
 usage() {
   cat <<'TEXT'
 ./install.sh                 install; says how to start the worker
 ./install.sh demo [--once]   a master, a worker and a task on real parts; stays until Ctrl-C, or ends after the task
-./install.sh test [OPTION…]  install what the tests need too, run every check and all tests (OPTIONs go to pytest)
+./install.sh test [OPTION…]  install what the tests need too, run every check and all tests (OPTIONs go to pytest;
+                             -n 3: in three streams, each with an engine)
 ./install.sh lock            write the two lock files anew from pyproject.toml, each package at its newest
 TEXT
 }
@@ -144,6 +147,7 @@ on_exit() {
     code=1 # the step's own code would say nothing here
   fi
   stop_demo
+  [ ${#checks[@]} -eq 0 ] || kill "${!checks[@]}" 2>/dev/null # they ignore Ctrl-C
   rm -rf -- "$work"
   exit "$code"
 }
@@ -330,7 +334,22 @@ install_worker() {
   echo "Installed. Start the worker: MASTER_NODE_URL=https://… .venv/bin/supervisord -c supervisor.conf"
 }
 
-# Every check runs, so that one look shows all that is wrong; pytest's word is the last.
+# $1 is started beside the tests, which mostly wait.
+start_check() {
+  "$@" >"$work/$1.log" 2>&1 &
+  checks[$!]=$1
+}
+
+end_checks() {
+  local pid
+  for pid in "${!checks[@]}"; do
+    wait "$pid" || broken+=("${checks[$pid]}")
+    cat "$work/${checks[$pid]}.log"
+  done
+  checks=()
+}
+
+# Every check runs to its end, so that one look shows all that is wrong; shellcheck is a test.
 run_tests() {
   local broken=() code=0 scratch
   prepare
@@ -339,15 +358,17 @@ run_tests() {
   install_packages "${RUN_NEEDS[@]}" "${TEST_NEEDS[@]}"
   make_environment .requirements-dev.lock
   export PATH=$PWD/.venv/bin:$PATH
-  ruff check . || broken+=(ruff)
-  mypy || broken+=(mypy)
-  lint-imports || broken+=(lint-imports)
-  git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck || broken+=(shellcheck)
-  if [ ${#broken[@]} -gt 0 ]; then say "not clean: ${broken[*]}"; fi
+  start_check ruff check .
+  start_check mypy
+  start_check lint-imports
   scratch=$(mktemp -d /tmp/hmt-XXXXXX) # short: sockets lie below; ours: nobody's leftovers in it
-  python -m pytest --basetemp="$scratch/t" "$@" || code=$?
+  python -m pytest -n 0 --dist loadfile --no-loadscope-reorder --basetemp="$scratch/t" "$@" || code=$?
   rm -rf -- "$scratch"
-  if [ "$code" -eq 0 ] && [ ${#broken[@]} -gt 0 ]; then code=1; fi
+  end_checks
+  if [ ${#broken[@]} -gt 0 ]; then
+    say "not clean: ${broken[*]}"
+    if [ "$code" -eq 0 ]; then code=1; fi
+  fi
   exit "$code"
 }
 

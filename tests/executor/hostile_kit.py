@@ -25,7 +25,7 @@ from tests.executor.bombs import BOMBS, LOG_LIMIT_BYTES, SHORT
 from tests.fakes.executor_alone import ExecutorAlone, task
 
 SECRET = "known-to-the-host-alone"
-MARK = "HOSTILE_TASK"  # in the environment of every process of theirs
+MARK = f"HOSTILE_TASK_{os.getpid()}"  # in the environment of every process of theirs
 KERNEL = (
     "kernel/core_pattern", "kernel/modprobe", "kernel/hostname", "kernel/domainname",
     "kernel/pid_max", "kernel/random/boot_id", "vm/overcommit_memory", "fs/file-max",

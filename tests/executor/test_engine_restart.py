@@ -15,14 +15,14 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
-def mortal() -> Iterator[PrivateEngine]:
-    engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="hme-", dir="/tmp")))
+def mortal(engine: PrivateEngine) -> Iterator[PrivateEngine]:
+    own = PrivateEngine(Path(tempfile.mkdtemp(prefix="hme-", dir="/tmp")))
     try:
-        engine.start("--no-live-restore")
-        assert engine.task_image
-        yield engine
+        own.start("--no-live-restore")
+        own.take_task_image(engine)
+        yield own
     finally:
-        engine.stop("--purge")
+        own.stop("--purge")
 
 
 def test_an_engine_without_live_restore_interrupts_its_tasks(mortal: PrivateEngine) -> None:

@@ -221,6 +221,7 @@ def owner_of(executor: ExecutorAlone) -> Iterator[Owner]:
         owner.close()
 
 
+@pytest.mark.alone  # every worker of a machine moves the one weight of all tasks
 @pytest.mark.docker
 def test_the_owners_own_work_comes_first(engine: PrivateEngine) -> None:
     assert engine.task_image
