@@ -318,7 +318,7 @@ def test_two_who_make_the_same_both_have_made_it(own: PrivateEngine, api: docker
     engine._api().close()
 
 
-@pytest.mark.parametrize("name", [FIRST, "hidden"])
+@pytest.mark.parametrize("name", [pytest.param(FIRST, id="shown"), "hidden"])
 def test_a_name_or_bridge_that_somebody_has_is_passed_over(
     pool: Networks, api: docker.APIClient, name: str
 ) -> None:
