@@ -105,13 +105,14 @@ class TaskUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """A threshold that is passed."""
+    """A threshold that is passed, or was."""
 
     rule: str
     subject: str
     value: float
     threshold: float
     raised_unix_s: float
+    cleared_unix_s: float | None = None
 
 
 class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,10 +291,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str = ""
     cpu_count: int = 0
     memory_bytes: int = 0
+    cpu_score: float = 0.0  # of one core, higher is faster; 0: not measured yet
 
 
 class HostLoad(Message, frozen=True, tag="host.load"):
-    """What the machine uses. Percentages are of the whole machine; network counters only grow."""
+    """What the machine uses. Percentages are of the whole machine; network counters only grow.
+
+    What the tasks have is part of what is used; the rest is the owner's.
+    """
 
     inventory: Inventory = Inventory()
     cpu_pct: float = 0.0
@@ -309,6 +314,11 @@ class HostLoad(Message, frozen=True, tag="host.load"):
     pressure_memory_pct: float | None = None
     pressure_io_pct: float | None = None
     alerts: tuple[Alert, ...] = ()
+    cleared: tuple[Alert, ...] = ()  # lately
+    cores_pct: tuple[int, ...] = ()  # of each, in the kernel's order
+    tasks_cpu_pct: float | None = None  # None: the kernel does not say
+    tasks_memory_bytes: int | None = None
+    temperature_c: float | None = None  # of the CPU, where it is hottest; None: no sensor
 
 
 class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -360,6 +370,7 @@ class GpuLoad(Message, frozen=True, tag="gpu.load"):
     gpus: tuple[GpuSample, ...] = ()
     alerts: tuple[Alert, ...] = ()
     reason: str = ""  # why nothing can be read of the whole set
+    cleared: tuple[Alert, ...] = ()  # lately
 
     def reason_of(self, alert: Alert) -> str:
         """Why the card is lost that the alert is of, or all of the set; empty: it is another's."""

@@ -5,6 +5,7 @@ README is tested against SETTINGS. A bad value is one clear line (SettingsError)
 """
 
 import ipaddress
+import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,8 @@ class SettingsError(ValueError):
 
 
 class Threshold(NamedTuple):
-    """An alert is raised after `for_s` at or over `raise_at`, and cleared under `clear_at`."""
+    """An alert is raised after `for_s` at or over `raise_at` (infinity: never), and cleared after
+    as long under `clear_at`."""
 
     raise_at: float
     clear_at: float
@@ -63,6 +65,14 @@ class Settings:
     web_port: int
     web_token: str = field(repr=False)
     gpu_sets: str
+    alert_cpu: Threshold
+    alert_memory: Threshold
+    alert_swap: Threshold
+    alert_disk: Threshold
+    alert_temperature: Threshold
+    alert_cpu_pressure: Threshold
+    alert_memory_pressure: Threshold
+    alert_io_pressure: Threshold
     alert_gpu_temperature: Threshold
     alert_gpu_memory: Threshold
     debug_retention_h: float
@@ -207,9 +217,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 def _threshold(raw: str) -> Threshold:
     """RAISE,CLEAR,SECONDS."""
+    if raw == "off":
+        return Threshold(math.inf, math.inf, 0.0)
     words = raw.split(",")
     if len(words) != 3:
-        raise ValueError("must be RAISE,CLEAR,SECONDS such as 90,85,10")
+        raise ValueError("must be off, or RAISE,CLEAR,SECONDS such as 90,85,10")
     found = Threshold(*(_number(word.strip()) for word in words))
     if not found.clear_at <= found.raise_at:
         raise ValueError("must not clear over where it is raised")
@@ -317,12 +329,31 @@ SETTINGS = (
         "for `configure`: such as 0,1;2,3; empty: all GPUs in one set; none: no GPU",
     ),
     Setting(
+        "ALERT_CPU", "alert_cpu", "95,85,60", _threshold,
+        "% at which it is raised, and cleared; seconds that it must last; or off",
+    ),
+    Setting("ALERT_MEMORY", "alert_memory", "90,85,10", _threshold, "the same of memory"),
+    Setting("ALERT_SWAP", "alert_swap", "80,70,60", _threshold, "of swap"),
+    Setting("ALERT_DISK", "alert_disk", "95,92,0", _threshold, "of the home's file system"),
+    Setting(
+        "ALERT_TEMPERATURE", "alert_temperature", "100,95,60", _threshold,
+        "of the CPU, in °C, where there is a sensor",
+    ),
+    Setting(
+        "ALERT_CPU_PRESSURE", "alert_cpu_pressure", "off", _threshold,
+        "% of 10 s in which somebody waited for CPU (tasks at their limits always do)",
+    ),
+    Setting(
+        "ALERT_MEMORY_PRESSURE", "alert_memory_pressure", "20,10,30", _threshold, "for memory"
+    ),
+    Setting("ALERT_IO_PRESSURE", "alert_io_pressure", "80,60,60", _threshold, "for a disk"),
+    Setting(
         "ALERT_GPU_TEMPERATURE", "alert_gpu_temperature", "90,85,10", _threshold,
-        "°C at which it is raised, and cleared; seconds that it must last",
+        "of a GPU, in °C",
     ),
     Setting(
         "ALERT_GPU_MEMORY", "alert_gpu_memory", "98,95,30", _threshold,
-        "the same of a GPU's memory, in percent",
+        "of a GPU's memory, in %",
     ),
     Setting(
         "DEBUG_RETENTION", "debug_retention_h", "24", _hours,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from procs.executor.alerts import Watches, alerts
 from procs.executor.cgroup import Group, Use
 from procs.executor.core import ACTIVE, ALIVE, PHASES, Event, Step, Wait
 from procs.executor.gpus import named
@@ -14,6 +13,7 @@ from procs.executor.verdict import Loss, Stop
 from shared.messages import HeldTask, PhaseAt, TaskPhase, TaskUse
 from shared.sentences import Said
 from shared.taskdir import Report, Spec, TaskKey
+from shared.thresholds import Watches, alerts
 
 SHOWN_ARGUMENTS, SHOWN_CHARACTERS = 8, 200  # of a command on the bus: it may be megabytes
 

@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup")
-PARENT = "hivemind"  # of all tasks' groups; shared by the workers of one engine
-PARENTS = {"cgroupfs": f"/{PARENT}", "systemd": f"{PARENT}.slice"}  # by the engine's driver
+from shared.tasks_group import PARENT, ROOT, is_v2
+
 NAMES = ("{}", "docker-{}.scope")  # cgroupfs driver, systemd driver
 PLACES = (
     f"{PARENT}/{{}}", f"{PARENT}.slice/docker-{{}}.scope",
@@ -52,7 +51,7 @@ def find(container: str, root: Path = ROOT) -> Group | None:
     """None: it is gone, or was never there."""
     if not container:  # its path would be that of all containers
         return None
-    if (root / "cgroup.controllers").exists():
+    if is_v2(root):
         group = _directory(root, container)
         return Group(container, group, group, group, group, is_v2=True) if group else None
     memory = _directory(root / "memory", container)

@@ -26,11 +26,11 @@ from docker.errors import (
     StreamParseError,
 )
 
-from procs.executor import cgroup
 from procs.executor.docker_wire import SaidNoError, Wire
 from procs.executor.sandbox import LABEL_ATTEMPT, LABEL_HOME, LABEL_LAYER, LABEL_TASK, Image
 from shared.images import ImageNameError, Reference, read_image
 from shared.taskdir import TaskKey
+from shared.tasks_group import PARENTS
 
 CALL_S = 60  # a start on a loaded host takes seconds; past this the engine counts as away
 SIGNAL_S = 10  # past this it is sent through the kernel
@@ -237,7 +237,7 @@ class DockerEngine:
             api = docker.APIClient(base_url=self._host, version="auto", timeout=ABOUT_S)
             info = api.info()
             api.close()
-        self._cgroup_parent = cgroup.PARENTS.get(info.get("CgroupDriver", ""), "")
+        self._cgroup_parent = PARENTS.get(info.get("CgroupDriver", ""), "")
         runtimes = tuple(sorted(info.get("Runtimes") or {}))
         return About(
             str(info.get("ServerVersion", "")), runtimes, str(info.get("DockerRootDir", ""))

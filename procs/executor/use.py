@@ -3,7 +3,7 @@
 import time
 
 from procs.executor import cgroup
-from procs.executor.alerts import next_watches
+from procs.executor.alerts import RULES, readings
 from procs.executor.attempt import Attempt
 from procs.executor.cgroup import Use
 from procs.executor.core import Step
@@ -11,6 +11,7 @@ from procs.executor.gpus import Cards
 from procs.executor.quota import Grant
 from shared.messages import TaskUse
 from shared.service import PERIOD_S
+from shared.thresholds import next_watches
 
 
 def sample(attempt: Attempt, disk_bytes: int) -> None:
@@ -25,8 +26,9 @@ def sample(attempt: Attempt, disk_bytes: int) -> None:
     attempt.use = as_use(attempt.last_use, found, attempt.grant, network, disk_bytes)
     attempt.last_use = found
     attempt.watches = next_watches(
-        attempt.watches, attempt.use, f"task {attempt.key.directory}", time.monotonic(), time.time()
-    )
+        attempt.watches, readings(attempt.use), f"task {attempt.key.directory}",
+        time.monotonic(), time.time(), RULES,
+    )  # fmt: skip
     attempt.memory_sum_pct += 100 * found.memory_bytes / attempt.grant.memory_bytes
     attempt.memory_samples += 1
     attempt.memory_peak_bytes = max(attempt.memory_peak_bytes, found.memory_bytes)

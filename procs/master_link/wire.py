@@ -77,6 +77,7 @@ def inventory(load: HostLoad | None, engine: Engine, gpus: Iterable[GpuLoad]) ->
         known.cpu_count = load.inventory.cpu_count
         known.memory_bytes = load.inventory.memory_bytes
         known.disk_bytes = load.disk_free_bytes
+        known.cpu_score = load.inventory.cpu_score
     if engine.version:
         known.container_engine = f"docker {engine.version}"
     known.container_runtimes.extend(sorted(engine.runtimes))

@@ -1,98 +1,115 @@
-"""What the monitor decides: which thresholds are passed, what of the network counts.
+"""What the monitor decides: what its rules look at, what the kernel's counters mean, what of the
+network counts. Thresholds themselves are shared/thresholds.py's.
 
 Pure: no clock, no psutil, no sockets.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 
-from shared.messages import Alert, HostLoad
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An alert is raised when a reading has been at or over `raise_pct` for `for_s`, and cleared
-    when it falls under `clear_pct`: between the two nothing changes, so that it does not flap."""
-
-    name: str
-    raise_pct: float
-    clear_pct: float
-    for_s: float
+from shared.messages import HostLoad
+from shared.settings import Settings
+from shared.thresholds import Rule
 
 
-RULES = (
-    Rule("cpu", 95.0, 85.0, 60.0),  # a task may use all for a moment; a minute of it is news
-    Rule("memory", 90.0, 85.0, 10.0),  # what is left is what the kernel needs to stay quick
-    Rule("swap", 80.0, 70.0, 60.0),  # full swap comes shortly before the OOM killer
-    Rule("disk", 95.0, 92.0, 0.0),  # of the home's file system: it fills within seconds
-)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is remembered of a rule: since when it is passed (monotonic), and its alert."""
-
-    over_since_s: float
-    alert: Alert | None = None
-
-
-Watches = Mapping[str, Watch]  # by the rule's name; a rule that is not passed is not in it
+def rules(settings: Settings) -> tuple[Rule, ...]:
+    """Of the machine; each has its reading below."""
+    return (
+        Rule("cpu", *settings.alert_cpu),
+        Rule("memory", *settings.alert_memory),
+        Rule("swap", *settings.alert_swap),
+        Rule("disk", *settings.alert_disk),
+        Rule("temperature", *settings.alert_temperature),
+        Rule("cpu_pressure", *settings.alert_cpu_pressure),
+        Rule("memory_pressure", *settings.alert_memory_pressure),
+        Rule("io_pressure", *settings.alert_io_pressure),
+    )
 
 
 def readings(load: HostLoad) -> dict[str, float]:
-    """The figure that each rule looks at."""
-    used = load.disk_total_bytes - load.disk_free_bytes
-    disk_pct = 100.0 * used / load.disk_total_bytes if load.disk_total_bytes else 0.0
-    return {
-        "cpu": load.cpu_pct, "memory": load.memory_pct, "swap": load.swap_pct, "disk": disk_pct,
-    }  # fmt: skip
-
-
-def next_watches(
-    watches: Watches,
-    values: Mapping[str, float],
-    subject: str,
-    now_s: float,
-    now_unix_s: float,
-    rules: Iterable[Rule] = RULES,
-) -> Watches:
-    """What is remembered after these readings of `subject`; one that is missing passes nothing."""
-    known = [rule for rule in rules if rule.name in values]
-    found = {
-        rule.name: _next(rule, watches.get(rule.name), values[rule.name], now_s) for rule in known
+    """The figure that each rule looks at; what is not known is not in it."""
+    used_bytes = load.disk_total_bytes - load.disk_free_bytes
+    figures = {
+        "cpu": load.cpu_pct,
+        "memory": load.memory_pct,
+        "swap": load.swap_pct,
+        "disk": 100.0 * used_bytes / load.disk_total_bytes if load.disk_total_bytes else None,
+        "temperature": load.temperature_c,
+        "cpu_pressure": load.pressure_cpu_pct,
+        "memory_pressure": load.pressure_memory_pct,
+        "io_pressure": load.pressure_io_pct,
     }
-    raised = {name: watch for name, watch in found.items() if watch is not None}
-    for rule in known:
-        watch = raised.get(rule.name)
-        if watch is not None and _is_due(rule, watch, now_s):
-            since = watch.alert.raised_unix_s if watch.alert else now_unix_s
-            alert = Alert(
-                rule=rule.name, subject=subject, value=values[rule.name],
-                threshold=rule.raise_pct, raised_unix_s=since,
-            )  # fmt: skip
-            raised[rule.name] = Watch(watch.over_since_s, alert)
-    return raised
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _next(rule: Rule, watch: Watch | None, value: float, now_s: float) -> Watch | None:
-    raised = watch is not None and watch.alert is not None
-    if value < (rule.clear_pct if raised else rule.raise_pct):
-        return None
-    return watch or Watch(now_s)
+# ------------------------------------------------------------------ CPU
+
+Ticks = Mapping[int, tuple[int, int]]  # a core's number → busy and in all, since the boot
+IDLE, IOWAIT, GUEST = 3, 4, 8  # columns of /proc/stat; what guests had is in `user` already
 
 
-def _is_due(rule: Rule, watch: Watch, now_s: float) -> bool:
-    return watch.alert is not None or now_s - watch.over_since_s >= rule.for_s
+def parse_cpus(text: str) -> Ticks:
+    """`cpu0 user nice system idle iowait irq softirq steal guest guest_nice`; a core that is
+    switched off has no line."""
+    found = {}
+    for line in text.splitlines()[1:]:  # the first is of all together
+        name, *words = line.split()
+        if not name.startswith("cpu"):
+            break
+        ticks = [int(word) for word in words[:GUEST]]
+        found[int(name.removeprefix("cpu"))] = sum(ticks) - ticks[IDLE] - ticks[IOWAIT], sum(ticks)
+    return found
 
 
-def alerts(watches: Watches) -> tuple[Alert, ...]:
-    return tuple(watch.alert for watch in watches.values() if watch.alert is not None)
+def _pct(part: float, whole: float) -> float:
+    return min(100.0, max(0.0, 100.0 * part / whole)) if whole > 0 else 0.0
+
+
+class CpuUse:
+    """Of each core and all together, between two readings of the kernel's counters."""
+
+    def __init__(self, ticks: Ticks) -> None:
+        self.all_pct = 0.0
+        self.cores_pct: tuple[int, ...] = ()
+        self._last = ticks
+        self._part: tuple[float, float] | None = None
+
+    def add(self, ticks: Ticks) -> None:
+        """A core that was switched on or off meanwhile does not count this once."""
+        both = [number for number in sorted(ticks) if number in self._last]
+        busy = [ticks[n][0] - self._last[n][0] for n in both]
+        whole = [ticks[n][1] - self._last[n][1] for n in both]
+        self.all_pct = _pct(sum(busy), sum(whole))
+        self.cores_pct = tuple(round(_pct(*pair)) for pair in zip(busy, whole, strict=True))
+        self._last = ticks
+
+    def part_pct(self, used_s: float | None, now_s: float) -> float | None:
+        """Of all cores, what those had of whom the seconds are that they used so far."""
+        before, self._part = self._part, None if used_s is None else (used_s, now_s)
+        if before is None or self._part is None:
+            return None if used_s is None else 0.0
+        return _pct(self._part[0] - before[0], (now_s - before[1]) * max(len(self._last), 1))
+
+
+def parse_pressure(text: str) -> float | None:
+    """`some avg10=1.50 avg60=…` → 1.5"""
+    for line in text.splitlines():
+        kind, _, figures = line.partition(" ")
+        if kind == "some" and figures.startswith("avg10="):
+            return float(figures.split()[0].removeprefix("avg10="))
+    return None
 
 
 # ------------------------------------------------------------------ the network
 
-INSIDE = ("lo", "veth", "br-", "docker", "virbr", "hm-", "wg", "tun")  # carried by another card,
-# or never leaving the machine: counting them would count a byte twice
+INSIDE = ("veth", "br-", "docker", "virbr", "hm-", "wg", "tun")  # carried by another card, or never
+# leaving the machine: counting them would count a byte twice
+
+
+def counted(names: Iterable[str], real: Collection[str]) -> list[str]:
+    """The cards that the machine's traffic is counted at: those of hardware, where it has any; a
+    bond, a bridge or a VLAN is carried by them. In a container there is none."""
+    cards = [name for name in names if name != "lo"]
+    return [name for name in cards if (name in real if real else not name.startswith(INSIDE))]
 
 
 class NetworkTotal:
@@ -106,8 +123,6 @@ class NetworkTotal:
     def add(self, cards: Mapping[str, tuple[int, int]]) -> None:
         """Take the kernel's counters; one that fell began again from zero."""
         for name, (received, sent) in cards.items():
-            if name.startswith(INSIDE):
-                continue
             before_received, before_sent = self._last.get(name, (0, 0))
             if received < before_received or sent < before_sent:
                 before_received = before_sent = 0

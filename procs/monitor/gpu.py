@@ -15,7 +15,15 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from procs.monitor.gpu_core import Card, alert_of_set, all_alerts, next_card, rules, watched
+from procs.monitor.gpu_core import (
+    Card,
+    alert_of_set,
+    all_alerts,
+    all_cleared,
+    next_card,
+    rules,
+    watched,
+)
 from procs.monitor.gpu_reader import DRIVER, Reader, is_uninterruptible
 from shared.gpu_sets import GpuSetsError, is_set_name, parse_sets
 from shared.messages import GpuLoad
@@ -76,6 +84,7 @@ class GpuMonitor:
             at_s=now_s, gpu_set=self._set, reason=why,
             gpus=tuple(card.told for card in self._cards.values()),
             alerts=(*of_set, *all_alerts(self._cards)),
+            cleared=all_cleared(self._cards),
         )  # fmt: skip
 
     def _note(self, why: str) -> None:

@@ -8,9 +8,9 @@ from enum import Enum, auto
 
 import msgspec
 
-from procs.monitor.core import Rule, Watches, alerts, next_watches
 from shared.messages import Alert, GpuSample
 from shared.settings import Threshold
+from shared.thresholds import Rule, Watches, alerts, cleared, next_watches
 
 STALE_S = 3.0  # a call that takes longer hangs: then nobody knows how its card is
 RETURN_AFTER_S = 3.0  # a card that was lost answers for so long before it is given to tasks again
@@ -182,6 +182,10 @@ def watched(card: Card, thresholds: Iterable[Rule], now_s: float, now_unix_s: fl
 
 def all_alerts(cards: Mapping[str, Card]) -> tuple[Alert, ...]:
     return tuple(alert for card in cards.values() for alert in alerts(card.watches))
+
+
+def all_cleared(cards: Mapping[str, Card]) -> tuple[Alert, ...]:
+    return tuple(alert for card in cards.values() for alert in cleared(card.watches))
 
 
 def alert_of_set(

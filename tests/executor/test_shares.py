@@ -81,18 +81,14 @@ def tree(root: Path, *, is_v2: bool, place: str) -> Path:
     if is_v2:
         (root / "cgroup.controllers").write_text("cpu memory\n")
     weight = root / place / "cpu.weight" if is_v2 else root / "cpu" / place / "cpu.shares"
-    use = root / place / "cpu.stat" if is_v2 else root / "cpuacct" / place / "cpuacct.usage"
-    for path, content in ((weight, "100\n" if is_v2 else "1024\n"), (use, "")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+    weight.parent.mkdir(parents=True, exist_ok=True)
+    weight.write_text("100\n" if is_v2 else "1024\n")
     return weight
 
 
-def used(root: Path, cpu_s: float) -> None:
-    for path in root.rglob("cpuacct.usage"):
-        path.write_text(f"{int(cpu_s * 1e9)}\n")
-    for path in root.rglob("cpu.stat"):
-        path.write_text(f"usage_usec {int(cpu_s * 1e6)}\nnr_periods 0\n")
+def busy(at_s: float, tasks_pct: float | None) -> HostLoad:
+    """All of the machine is used, so much of it by tasks."""
+    return HostLoad(at_s=at_s, cpu_pct=100.0, tasks_cpu_pct=tasks_pct)
 
 
 @pytest.mark.parametrize("place", ["hivemind", "hivemind.slice"])
@@ -102,16 +98,18 @@ def test_the_weight_is_written_where_the_engine_made_the_group(
 ) -> None:
     weight = tree(tmp_path, is_v2=is_v2, place=place)
     group = TasksGroup(tmp_path)
-    group.follow(HostLoad(at_s=1.0, cpu_pct=100.0), is_used=True)
-    assert (weight.read_text().strip(), group.pct) == (normal, 100.0)
-    used(tmp_path, 0.3 * CPUS)  # of each second 30 %: the owner has 70 %
-    group.follow(HostLoad(at_s=2.0, cpu_pct=100.0), is_used=True)
+    for at_s, tasks_pct in ((1.0, 95.0), (2.0, None)):  # the owner has little, or who knows
+        group.follow(busy(at_s, tasks_pct), is_used=True)
+        assert (weight.read_text().strip(), group.pct) == (normal, 100.0)
+    group.follow(busy(3.0, 30.0), is_used=True)
     assert weight.read_text().strip() == least
     assert group.pct == pytest.approx(1.0)
-    used(tmp_path, 1.3 * CPUS)
-    group.follow(None, is_used=True)  # no news: as it is
-    assert weight.read_text().strip() == least
-    group.follow(HostLoad(at_s=3.0, cpu_pct=100.0), is_used=False)  # the last task has ended
+    for at_s in (4.0, 5.0, 20.0):
+        group.follow(busy(at_s, None), is_used=True)
+        group.follow(None, is_used=True)  # no news: as it is
+        group.follow(busy(3.0, 100.0), is_used=True)  # no newer than what was followed
+        assert weight.read_text().strip() == least
+    group.follow(busy(21.0, 30.0), is_used=False)  # the last task has ended
     assert (weight.read_text().strip(), group.pct) == (normal, None)
 
 
@@ -150,14 +148,14 @@ def test_a_weight_that_can_not_be_written_is_said_once(
     weight.mkdir()  # for root, too
     group = TasksGroup(tmp_path)
     for second in range(3):
-        group.follow(HostLoad(at_s=float(second), cpu_pct=100.0), is_used=True)
+        group.follow(busy(float(second), 0.0), is_used=True)
     assert len(caplog.records) == 1
     assert group.pct is None
 
 
 def test_without_any_group_nothing_is_done(tmp_path: Path) -> None:
     group = TasksGroup(tmp_path)
-    group.follow(HostLoad(at_s=1.0, cpu_pct=100.0), is_used=True)
+    group.follow(busy(1.0, 0.0), is_used=True)
     assert group.pct is None
     assert [*tmp_path.iterdir()] == []
 
@@ -189,7 +187,9 @@ class Owner:
         ) / os.sysconf("SC_CLK_TCK")
 
     def say(self, cpu_pct: float) -> None:
-        self._bus.publish(HostLoad(at_s=time.monotonic(), cpu_pct=cpu_pct))
+        self._bus.publish(
+            HostLoad(at_s=time.monotonic(), cpu_pct=cpu_pct, tasks_cpu_pct=0.0)
+        )
 
     def share(self, group: cgroup.Group, says_pct: float | None) -> float:
         """Its part of what it and the task got over a window, while the monitor says so each

@@ -5,7 +5,8 @@ from shared.messages import Engine, GpuLoad, GpuSample, HostLoad, Inventory
 
 
 def test_the_inventory_names_each_card_of_each_set() -> None:
-    load = HostLoad(at_s=1.0, inventory=Inventory(cpu_count=4, memory_bytes=9), disk_free_bytes=7)
+    machine = Inventory(cpu_count=4, memory_bytes=9, cpu_score=71.5)
+    load = HostLoad(at_s=1.0, inventory=machine, disk_free_bytes=7)
     first = GpuSample(
         index=0, uuid="GPU-0", name="H", memory_total_bytes=24, driver_version="570",
     )  # fmt: skip
@@ -16,6 +17,7 @@ def test_the_inventory_names_each_card_of_each_set() -> None:
     )
     found = wire.inventory(load, Engine(version="20.10.24", runtimes=("runsc", "runc")), sets)
     assert (found.cpu_count, found.memory_bytes, found.disk_bytes) == (4, 9, 7)
+    assert found.cpu_score == 71.5
     assert list(found.container_runtimes) == ["runc", "runsc"]
     assert [(g.uuid, g.index, g.name, g.memory_bytes, g.gpu_set) for g in found.gpus] == [
         ("GPU-0", 0, "H", 24, "gpu0"), ("GPU-1", 1, "L", 80, "gpu1"),

@@ -144,7 +144,9 @@ HOT, WARM, FULL = sample(celsius=91.0), sample(celsius=86.0), sample(used=99)
             [(0.0, HOT), (10.0, HOT), (11.0, WARM)], [("gpu_temperature", "GPU-1", 86.0)],
             id="between the two",
         ),
-        pytest.param([(0.0, HOT), (10.0, HOT), (11.0, sample())], [], id="cool again"),
+        pytest.param(
+            [(0.0, HOT), (10.0, HOT), (11.0, sample()), (21.0, sample())], [], id="cool again"
+        ),
         pytest.param([(0.0, FULL), (30.0, FULL)], [("gpu_memory", "GPU-1", 99.0)], id="full"),
         pytest.param([(0.0, GONE)], [("gpu_lost", "GPU-1", 1.0)], id="lost, at once"),
         pytest.param(

@@ -1,5 +1,6 @@
 """Flag > environment > file > default for every setting; what is wrong is one clear line."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from shared.settings import (
 )
 
 SECRET = f"hm1.{'a' * 52}.{'sesame' * 5}"
+
+ALERTS = [
+    ("70,60,5", Threshold(70.0, 60.0, 5.0)), ("off", Threshold(math.inf, math.inf, 0.0)),
+    ("1,0,0", Threshold(1.0, 0.0, 0.0)),
+]  # fmt: skip
 
 # (name, default as it arrives, then three texts with what each becomes)
 TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
@@ -64,6 +70,16 @@ TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
     ("WEB_LISTEN", "web_port", 5001, [("127.0.0.1:1", 1), ("localhost:2", 2), ("[::1]:0", 0)]),
     ("WEB_TOKEN", "web_token", "", [("a", "a"), ("b", "b"), ("c", "c")]),
     ("GPU_SETS", "gpu_sets", "", [("0", "0"), ("0;1", "0;1"), ("0,1;2", "0,1;2")]),
+    *((name.upper(), name, default, ALERTS) for name, default in (
+        ("alert_cpu", Threshold(95.0, 85.0, 60.0)),
+        ("alert_memory", Threshold(90.0, 85.0, 10.0)),
+        ("alert_swap", Threshold(80.0, 70.0, 60.0)),
+        ("alert_disk", Threshold(95.0, 92.0, 0.0)),
+        ("alert_temperature", Threshold(100.0, 95.0, 60.0)),
+        ("alert_cpu_pressure", Threshold(math.inf, math.inf, 0.0)),
+        ("alert_memory_pressure", Threshold(20.0, 10.0, 30.0)),
+        ("alert_io_pressure", Threshold(80.0, 60.0, 60.0)),
+    )),
     ("ALERT_GPU_TEMPERATURE", "alert_gpu_temperature", Threshold(90.0, 85.0, 10.0),
      [("80,70,5", Threshold(80.0, 70.0, 5.0)), ("80, 80, 0", Threshold(80.0, 80.0, 0.0)),
       ("91.5,90,1", Threshold(91.5, 90.0, 1.0))]),
@@ -212,7 +228,7 @@ PATTERN = "which is not a pattern such as python, debian:1? or ghcr.io/acme/**"
         ("EGRESS", "yes", "must be on or off"),
         ("GPU_SETS", "all", "must be indices or UUIDs such as 0,1;2,3"),
         ("GPU_SETS", "0;0", "names GPU 0 twice"),
-        ("ALERT_GPU_MEMORY", "98", "must be RAISE,CLEAR,SECONDS such as 90,85,10"),
+        ("ALERT_GPU_MEMORY", "98", "must be off, or RAISE,CLEAR,SECONDS such as 90,85,10"),
         ("ALERT_GPU_MEMORY", "98,95,soon", NUMBER),
         ("ALERT_GPU_MEMORY", "95,98,30", "must not clear over where it is raised"),
         ("DEBUG_RETENTION", "1d", NUMBER),
