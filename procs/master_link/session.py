@@ -113,6 +113,7 @@ class Session:
                 why = await self.membership.why_refused(self._found, reason)
                 reason, refused = why or reason, bool(why)
             if renewed:
+                log.info("connecting again with the new certificate")
                 continue
             failures = 0 if self._was_steady() else failures
             delay_s = REFUSED_RETRY_S if refused else next_delay_s(failures, random.random())

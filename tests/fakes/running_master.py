@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -76,6 +77,7 @@ class MasterProcess:
             *(sys.executable, "-m", "procs.master", "serve", "--data", str(self._data)),
             *("--listen", self.grpc, "--http", self.http, *self._options),
             cwd=REPOSITORY,
+            env={k: v for k, v in os.environ.items() if not k.startswith("GRPC_")},  # its own
             stdout=asyncio.subprocess.PIPE,
         )
         assert self._process.stdout is not None

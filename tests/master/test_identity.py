@@ -273,6 +273,10 @@ def test_a_master_that_lost_its_memory_knows_a_node_by_its_certificate(tmp_path:
         beat = pb.HeartbeatRequest(node_id=mine.name)
         assert (await caller.nodes.Heartbeat(beat, timeout=WAIT_S)).reregister
         asked = pb.NodeRegistrationRequest(protocol_version=1, node_id=mine.name)
+        asked.certificate_request = request(make_key())
+        answer = await caller.nodes.RegisterNode(asked, timeout=WAIT_S)
+        assert (answer.accepted, answer.reason) == (False, f"{mine.name} belongs to another key")
+        asked.certificate_request = b""
         answer = await caller.nodes.RegisterNode(asked, timeout=WAIT_S)
         assert (answer.node_id, answer.trust_level) == ("node-of-old", 0)
         assert not (await caller.nodes.Heartbeat(beat, timeout=WAIT_S)).reregister

@@ -1,6 +1,7 @@
 """Joining and staying: the real master and master_link over TLS, and who is refused, and why."""
 
 import asyncio
+import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -207,6 +208,7 @@ def test_a_revoked_node_is_not_heard_until_it_is_approved(tmp_path: Path) -> Non
             (r.lib / "node.crt").unlink()
             await r.start_link()
             await r.in_phase(LinkPhase.WAITING, f"{node_id} was revoked by the master's owner")
+            assert not (r.lib / "node.crt").exists()
             await master.order(f"/api/v1/nodes/{node_id}/approve", trust_level=1)
             assert await r.joined() == node_id
 
@@ -236,6 +238,42 @@ def test_at_two_thirds_of_its_life_the_certificate_is_renewed(tmp_path: Path) ->
             assert left_s > 29 * DAY_S
 
     with_master(tmp_path, scenario)
+
+
+def test_a_renewed_certificate_is_used_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the connections to the master and at the worker's own port, without a restart."""
+    monkeypatch.setattr(membership, "LOOK_EVERY_S", 0.05)
+    caplog.set_level("INFO")
+
+    async def scenario(master: TlsMaster) -> None:
+        async with node(master.url, await master.token(), TASK_LISTEN="127.0.0.1:0") as r:
+            await r.start_link()
+            await r.joined()
+            endpoint = await endpoint_of(master)
+            first = await asyncio.to_thread(shown, endpoint)
+            monkeypatch.setattr("procs.master_link.identity.RENEW_AT", 0.0)
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(shown, endpoint) == first:
+                    await asyncio.sleep(0.05)
+            assert "connecting again with the new certificate" in caplog.text
+            assert "the link is down" not in caplog.text
+
+    with_master(tmp_path, scenario)
+
+
+def shown(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+async def endpoint_of(master: TlsMaster) -> str:
+    """Where the only node can be dialled."""
+    async with asyncio.timeout(20):
+        while not (endpoint := str((await master.nodes())[0]["task_endpoint"])):
+            await asyncio.sleep(0.05)
+    return endpoint
 
 
 def test_before_two_thirds_of_its_life_it_is_not(tmp_path: Path) -> None:
@@ -398,9 +436,7 @@ def test_the_workers_port_takes_the_master_and_nobody_else(
         async with node(master.url, await master.token(), TASK_LISTEN="127.0.0.1:0") as r:
             await r.start_link()
             node_id = await r.joined()
-            async with asyncio.timeout(20):
-                while not (endpoint := (await master.nodes())[0]["task_endpoint"]):
-                    await asyncio.sleep(0.05)
+            endpoint = await endpoint_of(master)
             signer = of_master(master.data)
             callers = [
                 (party(signer, "node-of-another"), "PERMISSION_DENIED"),
