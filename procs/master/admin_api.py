@@ -19,6 +19,7 @@ from procs.master.database import Database
 from procs.master.gate import Gate
 from procs.master.grpc_edge import Workers
 from procs.master.identity import Identity
+from procs.master.vpn import Vpn
 from shared.join_token import Token, write_token
 
 log = logging.getLogger("master")
@@ -39,6 +40,7 @@ class AdminApi:
     gate: Gate
     identity: Identity | None
     trust_level: int
+    vpn: Vpn | None = None
 
     async def create_token(self, request: Request) -> Response:
         identity, asked = self._identity(), await _asked(request)
@@ -57,6 +59,7 @@ class AdminApi:
         if not await self.database.run(joining.approve, node_id, level, time.time()):
             raise HTTPException(404, f"there is no node {node_id}")
         self.gate.revoked.discard(node_id)
+        await self._sync_vpn()
         log.info("node %s is approved, trust level %d", node_id, level)
         return Response(status_code=204)
 
@@ -66,6 +69,7 @@ class AdminApi:
             raise HTTPException(404, f"there is no node {node_id}")
         self.gate.revoked.add(node_id)
         self.workers.hang_up(node_id)
+        await self._sync_vpn()
         log.warning("node %s is revoked", node_id)
         return Response(status_code=204)
 
@@ -77,6 +81,10 @@ class AdminApi:
         digest = await asyncio.to_thread(self._identity().rotate)
         log.warning("the change to the authority %s has begun", digest)
         return JSONResponse({"digest": digest})
+
+    async def _sync_vpn(self) -> None:
+        if self.vpn is not None:
+            await self.vpn.sync()
 
     def _identity(self) -> Identity:
         if self.identity is None:

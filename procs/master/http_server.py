@@ -18,7 +18,13 @@ import sqlalchemy as sa
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,6 +48,7 @@ from procs.master.grpc_edge import Workers
 from procs.master.identity import Identity
 from procs.master.submission import SubmissionError
 from procs.master.task_records import Key
+from procs.master.vpn import Vpn
 from shared.master_http import DISCOVERY
 from shared.pb import hivemind_pb2 as pb
 
@@ -68,15 +75,20 @@ class Api:
     bells: Bells
     identity: Identity | None
     addresses: dict[str, str]  # grpc and, with TLS, join, as workers reach them
+    vpn: Vpn | None = None
 
     async def discovery(self, _: Request) -> Response:
-        document = dict(self.addresses)
+        document: dict[str, Any] = dict(self.addresses)
         if self.identity is not None:
             document["certificate_authority"] = self.identity.bundle
+        if self.vpn is not None:
+            document["wireguard"] = self.vpn.document(document["grpc"])
         return JSONResponse(document)
 
     async def vpn_public_key(self, _: Request) -> Response:
-        return _error(404, "this master has no VPN")
+        if self.vpn is None:
+            return _error(404, "this master has no VPN")
+        return PlainTextResponse(f"{self.vpn.public_key}\n")
 
     # -------------------------------------------------------------- inputs
 

@@ -23,13 +23,14 @@ from procs.master.database import Database, open_database
 from procs.master.dispatcher import Dispatcher
 from procs.master.files import Files
 from procs.master.gate import Gate
-from procs.master.grpc_edge import SERVER_OPTIONS, Workers
+from procs.master.grpc_edge import SERVER_OPTIONS, Workers, is_wildcard
 from procs.master.http_server import Api, make_app
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
 from procs.master.node_server import NodeServer
 from procs.master.registration import Registration, join_handler
 from procs.master.task_server import TaskServer
+from procs.master.vpn import Vpn, VpnSettings
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 
@@ -59,6 +60,7 @@ class Settings:
     host: str = ""
     without_token: WithoutToken = WithoutToken.APPROVE
     clock: Callable[[], float] = time.time
+    vpn: VpnSettings | None = None  # with TLS alone
 
 
 @dataclass(frozen=True)
@@ -106,18 +108,21 @@ async def _serving(
     gate.revoked = await database.run(joining.revoked)
     workers, bells = Workers(identity), Bells()
     dispatcher = Dispatcher(database, files, workers, bells, settings.lost_after_s)
+    vpn = Vpn(settings.vpn, settings.data, database) if settings.vpn else None
     registration = Registration(
-        database, dispatcher, gate, identity, settings.trust_level, settings.without_token
+        database, dispatcher, gate, identity, settings.trust_level, settings.without_token, vpn
     )
     nodes = NodeServer(database, workers, dispatcher, gate, registration)
     tasks = TaskServer(database, files, dispatcher, bells, gate)
     join = join_handler(registration)
-    async with _grpc_servers(settings, identity, nodes, tasks, join) as told:
-        admin = AdminApi(database, workers, gate, identity, settings.trust_level)
-        api = Api(database, files, workers, dispatcher, bells, identity, told)
-        loop = asyncio.create_task(
-            _run(dispatcher.run(), housekeeping.run(database, files), _refresh(identity))
-        )
+    async with (
+        _tunnel(vpn) as address,
+        _grpc_servers(settings, identity, nodes, tasks, join, address) as told,
+    ):
+        admin = AdminApi(database, workers, gate, identity, settings.trust_level, vpn)
+        api = Api(database, files, workers, dispatcher, bells, identity, told, vpn)
+        loops = [dispatcher.run(), housekeeping.run(database, files), _refresh(identity)]
+        loop = asyncio.create_task(_run(*loops, *([vpn.run()] if vpn else [])))
         try:
             async with _http(settings.http, api, admin) as url:
                 file = identity.admin_token_file if identity is not None else None
@@ -163,12 +168,26 @@ async def _refresh(identity: Identity | None) -> None:
 
 
 @contextlib.asynccontextmanager
+async def _tunnel(vpn: Vpn | None) -> AsyncIterator[str]:
+    """The address on which gRPC is served through the tunnel too."""
+    if vpn is None:
+        yield ""
+        return
+    await vpn.start()
+    try:
+        yield vpn.address
+    finally:
+        await vpn.close()
+
+
+@contextlib.asynccontextmanager
 async def _grpc_servers(
     settings: Settings,
     identity: Identity | None,
     nodes: NodeServer,
     tasks: TaskServer,
     join: "grpc.GenericRpcHandler[Any, Any]",
+    vpn_address: str,
 ) -> AsyncIterator[dict[str, str]]:
     """What the discovery document says of the addresses."""
     servers = []
@@ -178,7 +197,9 @@ async def _grpc_servers(
         pb_grpc.add_TaskServiceServicer_to_server(tasks, server)  # type: ignore[no-untyped-call]
         await _add_checks(server)
         credentials = identity.server_credentials(client_certificate=True) if identity else None
-        told = {"grpc": await _start(server, settings.listen, settings.host, credentials)}
+        told = {
+            "grpc": await _start(server, settings.listen, settings.host, credentials, vpn_address)
+        }
         if identity is not None:
             servers.append(server := grpc.aio.server(options=SERVER_OPTIONS))
             server.add_generic_rpc_handlers((join,))
@@ -201,18 +222,29 @@ async def _add_checks(server: grpc.aio.Server) -> None:
 
 
 async def _start(
-    server: grpc.aio.Server, listen: str, host: str, credentials: grpc.ServerCredentials | None
+    server: grpc.aio.Server,
+    listen: str,
+    host: str,
+    credentials: grpc.ServerCredentials | None,
+    vpn_address: str = "",
 ) -> str:
-    """The address by which workers reach it."""
-    try:
-        if credentials is None:
-            port = server.add_insecure_port(listen)
-        else:
-            port = server.add_secure_port(listen, credentials)
-    except RuntimeError as err:
-        raise AddressError(f"cannot listen on {listen}") from err
+    """The address by which workers reach it; at that of the VPN it has the same port."""
+    port = _add_port(server, listen, credentials)
+    if vpn_address and not is_wildcard(listen):
+        _add_port(server, f"{vpn_address}:{port}", credentials)
     await server.start()
     return f"{host or listen.rpartition(':')[0]}:{port}"
+
+
+def _add_port(
+    server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(listen)
+        return server.add_secure_port(listen, credentials)
+    except RuntimeError as err:
+        raise AddressError(f"cannot listen on {listen}") from err
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,9 @@ from procs.master.dispatcher import Dispatcher
 from procs.master.gate import Caller, Gate, deny
 from procs.master.identity import Identity
 from procs.master.joining import NODE_ID, Place, WithoutToken
+from procs.master.vpn import Vpn
+from procs.master.vpn_records import KeyTaken
+from procs.master.wireguard import is_key
 from shared.pb import hivemind_pb2 as pb
 
 log = logging.getLogger("master")
@@ -32,7 +35,7 @@ class Refusal(Exception):
 
 
 class Registration:
-    """`identity` is None with plain text."""
+    """`identity` is None with plain text, `vpn` where there is none."""
 
     def __init__(
         self,
@@ -42,7 +45,9 @@ class Registration:
         identity: Identity | None,
         trust_level: int,
         without_token: WithoutToken,
+        vpn: Vpn | None = None,
     ) -> None:
+        self._vpn = vpn
         self._database, self._dispatcher = database, dispatcher
         self._gate, self._identity = gate, identity
         self._trust_level, self._without_token = trust_level, without_token
@@ -76,7 +81,9 @@ class Registration:
     async def _take(
         self, request: pb.NodeRegistrationRequest, caller: Caller | None
     ) -> pb.NodeRegistrationResponse:
-        identity, asked = self._identity, None
+        identity, asked, key = self._identity, None, request.wireguard_public_key
+        if self._vpn is not None and key and not is_key(key):
+            raise Refusal("wireguard_public_key: must be 32 bytes in base64")
         if identity is not None and (request.certificate_request or caller is None):
             asked = ca.read_request(request.certificate_request)
         place = await self._place(request, caller, asked)
@@ -95,7 +102,19 @@ class Registration:
             response.certificate_authority = identity.bundle.encode()
         if identity is not None and asked is not None:
             response.certificate = identity.issue(row["node_id"], asked).encode()
+        if self._vpn is not None:
+            await self._place_in_vpn(self._vpn, key, response)
         return response
+
+    @staticmethod
+    async def _place_in_vpn(vpn: Vpn, key: str, response: pb.NodeRegistrationResponse) -> None:
+        """Once the node is known: a refusal here must not cost it its token."""
+        try:
+            assigned = await vpn.assign(response.node_id, key)
+        except KeyTaken as err:
+            raise Refusal(str(err)) from err
+        if assigned is not None:
+            response.vpn.CopyFrom(assigned)
 
     async def _place(
         self,

@@ -54,6 +54,15 @@ APPLICANTS = sa.Table(
     sa.Column("trust_level", sa.Integer, nullable=False),
 )
 
+VPN_PEERS = sa.Table(
+    "vpn_peers",  # an address is given out once, also when its node is revoked
+    METADATA,
+    sa.Column("node_id", sa.String(64), sa.ForeignKey("nodes.node_id"), primary_key=True),
+    sa.Column("address", sa.String(15), nullable=False, unique=True),
+    sa.Column("public_key", sa.String(44), nullable=False),  # "": the node has no tunnel
+    sa.Index("vpn_peers_by_key", "public_key"),
+)
+
 REPORTS = sa.Table(
     "reports",
     METADATA,
