@@ -1,8 +1,9 @@
 """`lib/load.db`: the samples behind the charts. Nothing else is kept there.
 
-Table `samples`: one row for each (resolution_s, at_unix_s), the columns named as in HostLoad.
-Resolution 1 is kept an hour, 10 a day, 60 a week; the coarser rows are averages of the finer
-(the network's counters: the highest). Readers open it with mode=ro, one connection a query.
+Table `samples`: one row for each (resolution_s, at_unix_s), the columns named as in HostLoad;
+`cores_pct` is a byte for each core, NULL on a machine with too many. Resolution 1 is kept an hour,
+10 a day, 60 a week; the coarser rows are averages of the finer (the network's counters: the
+highest). Readers open it with mode=ro, one connection a query.
 The samples of GPUs, in tables of their own, are gpu_store.py's.
 """
 
@@ -15,22 +16,27 @@ from procs.monitor import gpu_store
 from shared.database import open_database, set_aside
 from shared.messages import GpuSample, HostLoad
 
-KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows, some 3 MB
+KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows
 LARGEST_BYTES = 50 * 2**20  # SQLite itself refuses to grow past it
+MOST_CORES = 256  # beside as many GPUs as are kept, a week stays below it
 CACHE_KIB = 256  # the writer touches a few pages; each process counts its megabytes
 CLOCK_SLACK_S = 60  # a row further ahead was written before the clock was set back
 
-AVERAGED = (
+FIRST = (
     "cpu_pct", "memory_pct", "memory_used_bytes", "swap_pct", "disk_free_bytes", "load_1m",
     "pressure_cpu_pct", "pressure_memory_pct", "pressure_io_pct",
 )  # fmt: skip
 HIGHEST = ("disk_total_bytes", "network_received_bytes", "network_sent_bytes")
-COLUMNS = AVERAGED + HIGHEST
+LATER = ("tasks_cpu_pct", "tasks_memory_bytes", "temperature_c")
+AVERAGED = FIRST + LATER
+COLUMNS = (*AVERAGED, *HIGHEST, "cores_pct")
 MIGRATIONS = (
     "CREATE TABLE samples (resolution_s INTEGER NOT NULL, at_unix_s INTEGER NOT NULL"
-    + "".join(f", {name} REAL" for name in COLUMNS)
+    + "".join(f", {name} REAL" for name in FIRST + HIGHEST)
     + ", PRIMARY KEY (resolution_s, at_unix_s)) WITHOUT ROWID",
     gpu_store.MIGRATION,
+    "".join(f"ALTER TABLE samples ADD COLUMN {name} REAL; " for name in LATER)
+    + "ALTER TABLE samples ADD COLUMN cores_pct BLOB",
 )
 TABLES = ("samples", "gpu_samples")
 
@@ -65,6 +71,7 @@ class Store:
             database = open_database(self._path, MIGRATIONS, self._log, "NORMAL")
         except sqlite3.OperationalError as err:
             raise StoreError(f"{self._path}: {err}") from err
+        database.create_aggregate("avg_cores", 1, Cores)  # type: ignore[arg-type]  # not of integers
         gpu_store.forget(database)
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
@@ -92,13 +99,37 @@ def _insert(database: sqlite3.Connection, samples: Sequence[tuple[int, HostLoad]
     database.executemany(
         f"INSERT OR REPLACE INTO samples (resolution_s, at_unix_s, {', '.join(COLUMNS)})"
         f" VALUES (1, {marks})",
-        [(at, *(getattr(load, name) for name in COLUMNS)) for at, load in samples],
+        [(at, *_values(load)) for at, load in samples],
     )
+
+
+def _values(load: HostLoad) -> list[float | bytes | None]:
+    figures = [getattr(load, name) for name in AVERAGED + HIGHEST]
+    cores = bytes(load.cores_pct) if len(load.cores_pct) <= MOST_CORES else None
+    return [*figures, cores]
+
+
+class Cores:
+    """An average for SQLite: of each core, over those rows that have as many as the last."""
+
+    def __init__(self) -> None:
+        self._rows: list[bytes] = []
+
+    def step(self, row: bytes | None) -> None:
+        if row is not None:
+            self._rows.append(row)
+
+    def finalize(self) -> bytes | None:
+        rows = [row for row in self._rows if len(row) == len(self._rows[-1])]
+        if not rows:
+            return None
+        return bytes(round(sum(core) / len(rows)) for core in zip(*rows, strict=True))
 
 
 def _average(database: sqlite3.Connection, samples: Sequence[tuple[int, HostLoad]]) -> None:
     """Make each coarser row that a sample falls into, anew from what is there of it."""
     figures = [f"avg({name})" for name in AVERAGED] + [f"max({name})" for name in HIGHEST]
+    figures.append("avg_cores(cores_pct)")
     finer = 1
     for coarser in sorted(KEEP_S)[1:]:
         for start in {at - at % coarser for at, _ in samples}:

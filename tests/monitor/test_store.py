@@ -3,11 +3,13 @@
 import logging
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from procs.monitor.gpu_store import MOST_GPUS
-from procs.monitor.store import KEEP_S, MIGRATIONS, Store, StoreError
+from procs.monitor.store import KEEP_S, MIGRATIONS, MOST_CORES, Store, StoreError
 from procs.monitor.writer import BATCH, Writer
 from shared.database import open_database
 from shared.messages import GpuSample, HostLoad
@@ -21,7 +23,7 @@ def load(cpu_pct: float = 10.0, **fields: float | None) -> HostLoad:
     return HostLoad(at_s=0.0, cpu_pct=cpu_pct, **fields)  # type: ignore[arg-type]
 
 
-def rows(path: Path, what: str) -> list[tuple[float | None, ...]]:
+def rows(path: Path, what: str) -> list[tuple[Any, ...]]:
     """As a reader does it: one connection, mode=ro."""
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
@@ -58,6 +60,22 @@ def test_unknown_pressure_stays_unknown(tmp_path: Path) -> None:
     store.write([(NOON, load(pressure_cpu_pct=None)), (NOON + 1, load(pressure_io_pct=3.0))])
     what = "pressure_cpu_pct, pressure_io_pct FROM samples WHERE resolution_s = 10"
     assert rows(tmp_path / "load.db", what) == [(None, 3.0)]
+    store.close()
+
+
+def test_each_core_has_its_averages(tmp_path: Path) -> None:
+    store = Store(tmp_path / "load.db", LOG)
+    for second, cores in enumerate([(9, 9), (0, 100, 7), (50, 100, 8), ()]):
+        store.write([(NOON + second, msgspec.structs.replace(load(), cores_pct=cores))])
+    many = msgspec.structs.replace(load(), cores_pct=(1,) * (MOST_CORES + 1))
+    store.write([(NOON + 4, many), (NOON + 10, many)])
+    found = "cores_pct FROM samples WHERE resolution_s = {} ORDER BY at_unix_s"
+    seconds = rows(tmp_path / "load.db", found.format(1))
+    assert seconds[:2] == [(b"\x09\x09",), (b"\x00\x64\x07",)]
+    assert seconds[3:] == [(b"",), (None,), (None,)]
+    assert rows(tmp_path / "load.db", found.format(10)) == [(b"",), (None,)], "as many as the last"
+    store.write([(NOON + 3, msgspec.structs.replace(load(), cores_pct=(10, 100, 9)))])
+    assert rows(tmp_path / "load.db", found.format(10))[0] == (b"\x14\x64\x08",)
     store.close()
 
 
@@ -165,9 +183,9 @@ def test_the_writer_writes_a_batch_and_what_is_left_at_the_end(tmp_path: Path) -
     assert rows(path, count) == [(BATCH + 1,)]
 
 
-def _count(path: Path, what: str) -> float | None:
+def _count(path: Path, what: str) -> int | None:
     try:
-        return rows(path, what)[0][0]
+        return int(rows(path, what)[0][0])
     except sqlite3.OperationalError:
         return None  # not made yet: no news
 
@@ -230,10 +248,12 @@ def test_of_no_more_gpus_than_fit_samples_are_kept(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_database_from_before_gpus_is_taken_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_an_older_database_is_taken_up(tmp_path: Path, version: int) -> None:
     path = tmp_path / "load.db"
-    open_database(path, MIGRATIONS[:1], LOG, "NORMAL").close()
+    open_database(path, MIGRATIONS[:version], LOG, "NORMAL").close()
     store = Store(path, LOG)
-    store.write([(NOON, load()), (NOON, gpu("a", 1.0))])
+    store.write([(NOON, load(tasks_cpu_pct=4.5)), (NOON, gpu("a", 1.0))])
     assert rows(path, of_gpu("a", 1)) == [(NOON, 1.0, None)]
+    assert rows(path, "tasks_cpu_pct FROM samples WHERE resolution_s = 60") == [(4.5,)]
     store.close()
