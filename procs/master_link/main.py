@@ -23,7 +23,7 @@ from procs.master_link.identity import Identity
 from procs.master_link.membership import Membership
 from procs.master_link.news import READS, News
 from procs.master_link.records import FAULT_RETRY_S, Records
-from procs.master_link.reports import Meter, first_from, raised
+from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
 from shared import service
 from shared.bus import LoopWatch
@@ -139,8 +139,10 @@ class Link:
         if not self._synced:
             return
         load, state = self._news.host_load(), self._news.task_state()
+        gpus = self._news.gpu_loads()
+        self._meter.hear_alerts(load, gpus, state, time.time())
         if load is not None:
-            self._meter.add(load, self._news.gpu_loads())
+            self._meter.add(load, gpus)
         self._judge_node()
         if self.desk.want() != self._want:
             self._on_change()
@@ -241,13 +243,11 @@ class Link:
                 max(SHORTEST_INTERVAL_S, self._settings.report_interval_s - max(0.0, done_s))
             )
             tasks = self._news.task_state()
-            alerts = raised(self._news.host_load(), self._news.gpu_loads(), tasks)
             message = self._meter.close(
                 time.time(),
                 time.monotonic(),
                 self._news.processes(),
                 tasks,
-                alerts,
             )
             message.state = wire.NODE_STATES[self._standing.phase]
             await self._store_report(message)

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 
 from procs.master_link import wire
-from shared.messages import Alert, GpuLoad, GpuSample, HostLoad, ProcessState, TaskState
+from procs.master_link.alert_book import MOST, AlertBook
+from shared.messages import GpuLoad, GpuSample, HostLoad, ProcessState, TaskState
 from shared.pb import hivemind_pb2 as pb
 from shared.rewards import reward
 
@@ -68,7 +69,8 @@ class Meter:
         self.from_unix_s = from_unix_s
         self._from_s = now_s
         self._counters: tuple[int, int] | None = None
-        self._raised: dict[tuple[str, str], Alert] = {}
+        self._alerts = AlertBook(from_unix_s)
+        self._heard_s: dict[str, float] = {}  # of each source of alerts, its newest word
         self._begin()
 
     def _begin(self) -> None:
@@ -89,6 +91,27 @@ class Meter:
             series.add(sample)
             self._gpus[sample.uuid] = series, sample.reachable
 
+    def hear_alerts(
+        self,
+        host: HostLoad | None,
+        gpus: Iterable[GpuLoad],
+        tasks: TaskState | None,
+        now_unix_s: float,
+    ) -> None:
+        """Those of the machine, of its GPUs and of its tasks. None: silence says nothing."""
+        loads = [("host", host), *((load.gpu_set, load) for load in gpus)]
+        for source, load in loads:
+            if load is not None and self._is_news(source, load.at_s):
+                self._alerts.hear(source, load.alerts, load.cleared, now_unix_s)
+        if tasks is not None and self._is_news("tasks", tasks.at_s):
+            raised = [alert for task in tasks.tasks for alert in task.alerts]
+            self._alerts.hear("tasks", raised, (), now_unix_s)
+
+    def _is_news(self, source: str, at_s: float) -> bool:
+        is_newer = at_s > self._heard_s.get(source, -1.0)
+        self._heard_s[source] = at_s
+        return is_newer
+
     def _count_traffic(self, received: int, sent: int) -> None:
         before = self._counters or (received, sent)
         self._received += received - before[0] if received >= before[0] else received
@@ -101,7 +124,6 @@ class Meter:
         now_s: float,
         processes: ProcessState | None,
         tasks: TaskState | None,
-        alerts: Iterable[Alert],
     ) -> pb.NodeStatusRequest:
         """The interval that ends now, without what only the sender knows; the next one begins."""
         to_unix_s = max(now_unix_s, self.from_unix_s + now_s - self._from_s)
@@ -110,7 +132,7 @@ class Meter:
             average=self._usage(peak=False),
             peak=self._usage(peak=True),
             components=wire.components(processes),
-            alerts=self._alerts(alerts, to_unix_s),
+            alerts=[wire.alert(alert) for alert in self._alerts.close(to_unix_s)],
             tasks=self._tasks(tasks),
         )
         getattr(message, "from").CopyFrom(wire.timestamp(self.from_unix_s))
@@ -139,12 +161,6 @@ class Meter:
             usage.gpus.extend(_gpu(uuid, *self._gpus[uuid], peak=False) for uuid in known)
         return used
 
-    def _alerts(self, raised: Iterable[Alert], now_unix_s: float) -> list[pb.Alert]:
-        now = {(a.rule, a.subject): a for a in raised}
-        cleared = [a for name, a in self._raised.items() if name not in now]
-        self._raised = now
-        return [wire.alert(a) for a in now.values()] + [wire.alert(a, now_unix_s) for a in cleared]
-
 
 def _gpu(uuid: str, series: Series, reachable: bool, peak: bool) -> pb.GpuUsage:
     figures = series.peak() if peak else series.average()
@@ -160,15 +176,6 @@ def _gpu_pct(usage: pb.ResourceUsage) -> float:
     known = [gpu for gpu in usage.gpus if "utilization_percent" not in gpu.unknown]
     figures = [gpu.utilization_percent for gpu in known]
     return sum(figures) / len(figures) if figures else 0.0
-
-
-def raised(
-    host: HostLoad | None, gpus: Iterable[GpuLoad], tasks: TaskState | None
-) -> list[Alert]:
-    """The alerts of the machine, of its GPUs and of its tasks; silence raises none."""
-    loads = [*([host] if host else ()), *gpus]
-    held = tasks.tasks if tasks else ()
-    return [alert for each in (*loads, *held) for alert in each.alerts]
 
 
 def first_from(last_to_unix_s: float, now_unix_s: float) -> float:
@@ -190,9 +197,14 @@ def merged(older: pb.NodeStatusRequest, newer: pb.NodeStatusRequest) -> pb.NodeS
     message.average.CopyFrom(_merge_usage(older.average, newer.average, weights))
     message.peak.CopyFrom(_merge_usage(older.peak, newer.peak, None))
     message.reward = older.reward + newer.reward
-    still = {(a.rule, a.subject) for a in newer.alerts}
-    message.alerts.extend(a for a in older.alerts if (a.rule, a.subject) not in still)
+    told = {_alert_name(alert) for alert in newer.alerts}
+    before = [alert for alert in older.alerts if _alert_name(alert) not in told]
+    message.alerts.extend(before[-MOST:])
     return message
+
+
+def _alert_name(alert: pb.Alert) -> tuple[str, str, float]:
+    return alert.rule, alert.subject, wire.seconds(alert.raised_at)
 
 
 def _length_s(message: pb.NodeStatusRequest) -> float:

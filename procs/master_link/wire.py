@@ -122,7 +122,7 @@ def components(state: ProcessState | None) -> list[pb.ComponentStatus]:
     ]
 
 
-def alert(raised: Alert, cleared_unix_s: float | None = None) -> pb.Alert:
+def alert(raised: Alert) -> pb.Alert:
     message = pb.Alert(
         rule=raised.rule,
         subject=raised.subject,
@@ -130,8 +130,8 @@ def alert(raised: Alert, cleared_unix_s: float | None = None) -> pb.Alert:
         threshold=raised.threshold,
         raised_at=timestamp(raised.raised_unix_s),
     )
-    if cleared_unix_s is not None:
-        message.cleared_at.CopyFrom(timestamp(cleared_unix_s))
+    if raised.cleared_unix_s is not None:
+        message.cleared_at.CopyFrom(timestamp(raised.cleared_unix_s))
     return message
 
 

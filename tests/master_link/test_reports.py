@@ -1,9 +1,9 @@
 """A report's interval: averages, peaks, counters, alerts; and two intervals made one."""
 
+import msgspec
 import pytest
 
 from procs.master_link.reports import LONGEST_GAP_S, Meter, first_from, merged
-from procs.master_link.reports import raised as raised_alerts
 from shared.messages import (
     Alert,
     GpuLoad,
@@ -27,8 +27,8 @@ def load(at_s: float, pct: float = 50.0, received: int = 0, free: int = 100) -> 
     )
 
 
-def close(meter: Meter, now_unix_s: float, now_s: float, *alerts: Alert) -> pb.NodeStatusRequest:
-    return meter.close(now_unix_s, now_s, None, None, alerts)
+def close(meter: Meter, now_unix_s: float, now_s: float) -> pb.NodeStatusRequest:
+    return meter.close(now_unix_s, now_s, None, None)
 
 
 def from_s(report: pb.NodeStatusRequest) -> float:
@@ -93,28 +93,70 @@ def test_a_new_process_goes_on_where_the_last_ended_unless_that_is_long_ago() ->
     assert first_from(0.0, 5.0) == 5.0
 
 
-def test_an_alert_is_told_while_it_lasts_and_once_as_cleared() -> None:
-    meter = Meter(0.0, 0.0)
-    alert = Alert(rule="cpu", subject="host", value=99.0, threshold=90.0, raised_unix_s=3.0)
-    (raised,) = close(meter, 30.0, 30.0, alert).alerts
-    assert not raised.HasField("cleared_at")
-    (cleared,) = close(meter, 60.0, 60.0).alerts
-    assert cleared.cleared_at.ToSeconds() == 60
-    assert not close(meter, 90.0, 90.0).alerts
+def alert(rule: str, raised_unix_s: float = 3.0) -> Alert:
+    return Alert(
+        rule=rule, subject="s", value=99.0, threshold=90.0, raised_unix_s=raised_unix_s
+    )
+
+
+def told(report: pb.NodeStatusRequest) -> list[tuple[str, int | None]]:
+    """(rule, when it was cleared) of each alert in it."""
+    return [
+        (a.rule, a.cleared_at.ToSeconds() if a.HasField("cleared_at") else None)
+        for a in report.alerts
+    ]
 
 
 def test_alerts_are_of_the_machine_its_gpus_and_its_tasks() -> None:
-    one, two, three = (
-        Alert(rule=rule, subject="s", value=99.0, threshold=90.0, raised_unix_s=3.0)
-        for rule in ("cpu", "gpu_temperature", "memory")
-    )
+    meter = Meter(0.0, 0.0)
+    cpu, heat, memory = alert("cpu"), alert("gpu_temperature"), alert("memory")
     task = HeldTask(
-        task_id="t", attempt=1, phase=TaskPhase.RUNNING, directory="t.1", alerts=(three,)
+        task_id="t", attempt=1, phase=TaskPhase.RUNNING, directory="t.1", alerts=(memory,)
     )
-    host, gpu = HostLoad(at_s=1.0, alerts=(one,)), GpuLoad(at_s=1.0, alerts=(two,))
-    state = TaskState(at_s=1.0, tasks=(task,))
-    assert raised_alerts(host, (gpu,), state) == [one, two, three]
-    assert raised_alerts(None, (), None) == []
+    gpu = GpuLoad(at_s=1.0, gpu_set="gpu0", alerts=(heat,))
+    host, state = HostLoad(at_s=1.0, alerts=(cpu,)), TaskState(at_s=1.0, tasks=(task,))
+    meter.hear_alerts(host, (gpu,), state, 4.0)
+    all_three = [("cpu", None), ("gpu_temperature", None), ("memory", None)]
+    assert told(close(meter, 30.0, 30.0)) == all_three
+    meter.hear_alerts(None, (), None, 31.0)
+    assert told(close(meter, 60.0, 60.0)) == all_three, "silence ends nothing"
+    over = msgspec.structs.replace(cpu, cleared_unix_s=70.0)
+    meter.hear_alerts(
+        HostLoad(at_s=2.0, cleared=(over,)), (msgspec.structs.replace(gpu, at_s=2.0),),
+        TaskState(at_s=2.0), 75.0,
+    )  # fmt: skip
+    assert told(close(meter, 90.0, 90.0)) == [
+        ("gpu_temperature", None), ("cpu", 70), ("memory", 75),
+    ]  # fmt: skip
+    meter.hear_alerts(HostLoad(at_s=3.0, cleared=(over,)), (), None, 91.0)
+    assert ("cpu", 70) not in told(close(meter, 120.0, 120.0)), "told once"
+
+
+def test_the_same_word_twice_says_nothing_new() -> None:
+    meter, state = Meter(0.0, 0.0), TaskState(at_s=5.0)
+    host = HostLoad(at_s=5.0, alerts=(alert("cpu"),))
+    for now_unix_s in (1.0, 2.0):
+        meter.hear_alerts(host, (), state, now_unix_s)
+    meter.hear_alerts(HostLoad(at_s=6.0), (), state, 3.0)
+    assert told(close(meter, 30.0, 30.0)) == [("cpu", 3)]
+
+
+def test_two_intervals_tell_each_alert_once() -> None:
+    meter = Meter(0.0, 0.0)
+    meter.hear_alerts(HostLoad(at_s=1.0, alerts=(alert("cpu"), alert("swap"))), (), None, 3.0)
+    first = close(meter, 10.0, 10.0)
+    again = alert("cpu", raised_unix_s=15.0)
+    meter.hear_alerts(HostLoad(at_s=2.0), (), None, 11.0)
+    meter.hear_alerts(HostLoad(at_s=3.0, alerts=(again,)), (), None, 15.0)
+    second = close(meter, 20.0, 20.0)
+    meter.hear_alerts(HostLoad(at_s=4.0), (), None, 21.0)
+    third = close(meter, 30.0, 30.0)
+    assert sorted(told(merged(first, second)), key=str) == [
+        ("cpu", 11), ("cpu", None), ("swap", 11),
+    ]  # fmt: skip
+    assert sorted(told(merged(merged(first, second), third)), key=str) == [
+        ("cpu", 11), ("cpu", 21), ("swap", 11),
+    ]  # fmt: skip
 
 
 def test_two_intervals_are_one_with_weighted_averages_and_added_rewards() -> None:
@@ -144,7 +186,7 @@ def test_a_task_is_reported_with_what_its_own_cards_did() -> None:
         )
         for name, gpus in (("plain", ()), ("two", ("u1", "u2", "gone")))
     ]  # fmt: skip
-    report = meter.close(130.0, 30.0, None, TaskState(at_s=1.0, tasks=tuple(held)), ())
+    report = meter.close(130.0, 30.0, None, TaskState(at_s=1.0, tasks=tuple(held)))
     found = [[(g.uuid, g.utilization_percent) for g in task.gpus] for task in report.tasks]
     assert found == [[], [("u1", 10.0), ("u2", 20.0)]]
 
