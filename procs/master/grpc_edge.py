@@ -33,6 +33,11 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
+JOIN_BYTES = 2**18  # anyone may send: a request and an inventory
+JOIN_OPTIONS = [
+    ("grpc.max_receive_message_length", JOIN_BYTES),  # of two alike the first counts
+    *SERVER_OPTIONS,
+]
 DIAL_OPTIONS = [
     *MESSAGE_OPTIONS,
     ("grpc.enable_http_proxy", 0),  # a proxy would apply to loopback too

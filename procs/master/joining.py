@@ -19,6 +19,7 @@ from shared.pb import hivemind_pb2 as pb
 NODE_ID = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]{1,64}")
 APPROVAL_S = 86400.0  # an approval is good for so long: the answer may be lost
 MOST_APPLICANTS = 1000  # anyone may apply
+MOST_NAME_CHARACTERS = 200
 
 Row = sa.RowMapping
 
@@ -63,7 +64,7 @@ def admit(
             return Place(node_id, key_sha256, level, token)
         if known is not None and known["token_sha256"]:
             raise Refused(f"the certificate of {node_id} is not valid any more: it needs a token")
-        applicant = Applicant(node_id, key_sha256, request.node_name)
+        applicant = Applicant(node_id, key_sha256, request.node_name[:MOST_NAME_CHARACTERS])
         level = _without_token(connection, applicant, without_token, now_unix_s)
         return Place(node_id, key_sha256, known["trust_level"] if known else level, "")
     except Refused as err:  # as a value: what was noted of an applicant is committed

@@ -23,7 +23,7 @@ from procs.master.database import Database, open_database
 from procs.master.dispatcher import Dispatcher
 from procs.master.files import Files
 from procs.master.gate import Gate
-from procs.master.grpc_edge import SERVER_OPTIONS, Workers, is_wildcard
+from procs.master.grpc_edge import JOIN_OPTIONS, SERVER_OPTIONS, Workers, is_wildcard
 from procs.master.http_server import Api, make_app
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
@@ -201,7 +201,7 @@ async def _grpc_servers(
             "grpc": await _start(server, settings.listen, settings.host, credentials, vpn_address)
         }
         if identity is not None:
-            servers.append(server := grpc.aio.server(options=SERVER_OPTIONS))
+            servers.append(server := grpc.aio.server(options=JOIN_OPTIONS))
             server.add_generic_rpc_handlers((join,))
             credentials = identity.server_credentials(client_certificate=False)
             told["join"] = await _start(server, settings.join, settings.host, credentials)

@@ -25,6 +25,7 @@ from shared.pb import hivemind_pb2 as pb
 log = logging.getLogger("master")
 
 PROTOCOL_VERSION = 1
+SHOWN_CHARACTERS = 80  # of a name that anybody may send
 NODE_SERVICE = pb.DESCRIPTOR.services_by_name["NodeService"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -75,7 +76,7 @@ class Registration:
                 raise Refusal(f"protocol_version is {version}, this master speaks 1")
             return await self._take(request, caller)
         except (Refusal, ca.BadRequest) as err:
-            log.warning("node %r is refused: %s", request.node_name, err)
+            log.warning("node %r is refused: %s", request.node_name[:SHOWN_CHARACTERS], err)
             return pb.NodeRegistrationResponse(accepted=False, reason=str(err))
 
     async def _take(
@@ -90,7 +91,8 @@ class Registration:
         row = await self._database.run(node_records.register, request, place, time.time())
         self._dispatcher.heard(row["node_id"])
         self._dispatcher.wake()
-        log.info("node %s (%r) is registered", row["node_id"], request.node_name)
+        name = request.node_name[:SHOWN_CHARACTERS]
+        log.info("node %s (%r) is registered", row["node_id"], name)
         response = pb.NodeRegistrationResponse(
             accepted=True,
             node_id=row["node_id"],

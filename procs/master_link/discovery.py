@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from shared.certificate import certificates, digest_of, with_digest
 from shared.join_token import Token
 from shared.master_http import (
-    CLOCK_TOLERANCE_S,
     DISCOVERY,
     Answer,
     MasterHttpError,
     UntrustedError,
-    clock_words,
     get,
     get_unverified,
 )
@@ -81,8 +79,6 @@ def _by_token(url: str, token: Token) -> Discovered:
             f"{url}: its authority is {_digests(first.authority)}, and the join token is for"
             f" {token.digest}: this is not the master that gave the token"
         )
-    if abs(first.ahead_s) > CLOCK_TOLERANCE_S:
-        raise UntrustedError(clock_words(first.ahead_s))
     answer = get(url, DISCOVERY, matching[0])
     found = _read(answer, url)
     if not with_digest(found.authority, [token.digest]):

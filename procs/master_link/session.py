@@ -125,8 +125,11 @@ class Session:
     async def _discover(self, tries: int) -> Discovered:
         if self._found is None or tries % DISCOVER_EVERY == 0:
             self._show(LinkPhase.DISCOVERING, self.settings.master_url)
-            self._found = None  # what is not trusted any more is not used again
-            self._found = await self.membership.discover()
+            try:
+                self._found = await self.membership.discover()
+            except UntrustedError:
+                self._found = None  # it is not believed any more
+                raise
         return self._found
 
     def _was_steady(self) -> bool:

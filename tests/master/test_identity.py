@@ -253,6 +253,17 @@ def test_a_registration_is_refused_with_its_reason(
     with_master(tmp_path, scenario)
 
 
+def test_a_stranger_can_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        await join(master, "hm1.x", node_name="n" * 100_000)
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+            await join(master, "hm1.x", node_name="n" * 1_000_000)
+
+    with_master(tmp_path, scenario)
+    assert "is refused: this is no join token" in caplog.text
+    assert len(caplog.text) < 10_000
+
+
 def test_a_renewal_with_another_key_is_refused(tmp_path: Path) -> None:
     async def scenario(master: TlsMaster) -> None:
         mine = await joined(master)

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from procs.master_link import session
 from procs.master_link.main import Link, incarnation
 from shared.bus import Bus
 from shared.messages import (
@@ -140,6 +141,23 @@ def test_a_master_that_can_not_be_used_is_said_in_link_state(url: str, sentence:
             await r.start_link()
             await r.until(lambda: r.link_state().phase is LinkPhase.WAITING)
             assert sentence in r.link_state().detail
+
+    asyncio.run(scenario())
+
+
+def test_a_master_whose_discovery_is_away_is_found_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "next_delay_s", lambda failures, uniform: 0.05)
+
+    async def scenario() -> None:
+        async with rig() as r:
+            await asyncio.to_thread(r.master._http.shutdown)
+            r.master._http.server_close()
+            await r.master.stop_grpc()
+            await r.until(lambda: "refused" in r.link_state().detail)
+            await r.master.start()
+            await r.connected()
 
     asyncio.run(scenario())
 
