@@ -321,8 +321,10 @@ class Desk:
                     return
                 is_owed = attempt.stage is Stage.HELD
                 size_bytes = await asyncio.to_thread(self.disk.put_away, attempt.key, is_owed)
+                if is_owed:  # the master forgot it before we heard that it has the result
+                    attempt.delivered_unix_s = time.time()
                 if size_bytes is None:
-                    attempt.stage, attempt.delivered_unix_s = Stage.GONE, time.time()
+                    attempt.stage = Stage.GONE
                 else:
                     attempt.stage, attempt.size_bytes = Stage.KEPT, size_bytes
                 self.records.save_later(attempt)  # a start puts right what a crash leaves

@@ -321,7 +321,14 @@ def test_what_is_forgotten_after_its_result_was_sent_is_kept_for_a_day() -> None
             r.master.acknowledge = lambda key: False
             await r.assign(KEY)
             await asyncio.wait_for(sent.wait(), 20)
-            await r.until(lambda: (r.home / "kept" / "t.1" / "result").exists())
+            kept = r.home / "kept" / "t.1" / "result"
+            await r.until(kept.exists)
+            await r.until(lambda: r.link is not None and KEY not in r.link.desk.attempts)
+            assert r.link is not None
+            await r.link.desk.trim(time.time())
+            assert kept.exists()
+            await r.link.desk.trim(time.time() + 2 * 86400)
+            assert not kept.exists()
 
     asyncio.run(scenario())
 
