@@ -9,6 +9,7 @@ from procs.executor.core import diagram
 from procs.executor.quota import CPU_OVERCOMMIT, TRUST_SHARES
 from shared.settings import default_table
 from shared.topics import TOPICS
+from tests.bench.shares_plot import plot
 from tests.executor.attacks import ATTACKS
 from tests.executor.bombs import BOMBS
 
@@ -36,6 +37,10 @@ def test_every_topic_is_there_with_its_owner() -> None:
 
 def test_the_state_table_is_the_codes() -> None:
     assert diagram() in README
+
+
+def test_the_plot_of_the_tasks_weight_is_the_policys() -> None:
+    assert f"```\n{plot()}\n```" in README, "python -m tests.bench.shares_plot"
 
 
 def test_what_can_break_is_shown_by_a_test() -> None:

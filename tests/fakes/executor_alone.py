@@ -43,7 +43,7 @@ pidfile = {home}/s.pid
 logfile = {home}/s.log
 """
 PROGRAM = """
-[program:{name}]
+[program:{title}]
 command = {launcher}/bin/sh {root}/procs/start.sh {name}
 directory = {root}
 startsecs = 0
@@ -52,7 +52,7 @@ exitcodes = 2
 stopasgroup = true
 killasgroup = true
 stdout_logfile = NONE
-stderr_logfile = {home}/{name}.err
+stderr_logfile = {home}/{title}.err
 """
 
 
@@ -70,6 +70,7 @@ class ExecutorAlone:
         self, docker_host: str, namespace: str = "", home: Path | None = None, **settings: str
     ) -> None:
         self._namespace = namespace
+        self.beside: tuple[str, ...] = ()  # other programs, as start.sh is told: "monitor host"
         self.home = home or Path(tempfile.mkdtemp(prefix="hx-", dir="/tmp"))
         (self.home / "run" / "bus").mkdir(parents=True)
         (self.home / TASKS).mkdir()
@@ -89,13 +90,16 @@ class ExecutorAlone:
     def start(self, *within: str) -> "ExecutorAlone":
         """`within`: a command that runs the one that is appended to it."""
         config = self.home / "s.conf"
-        programs = {"executor": ""}
+        programs = dict.fromkeys(("executor", *self.beside), "")
         if self._namespace:
             programs["vpn"] = f"nsenter --net=/run/netns/{self._namespace} "
         sections = [
-            PROGRAM.format(home=self.home, root=ROOT, name=name, launcher=launcher)
+            PROGRAM.format(
+                home=self.home, root=ROOT, name=name, title=name.replace(" ", "@"),
+                launcher=launcher,
+            )
             for name, launcher in programs.items()
-        ]
+        ]  # fmt: skip
         config.write_text(CONFIG.format(home=self.home) + "".join(sections))
         command = [*within, sys.executable, "-m", "supervisor.supervisord", "-nc", str(config)]
         self._supervisord = subprocess.Popen(
