@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from procs.cli import foreground, gpus, history, owner
+from procs.cli import foreground, gpus, history, owner, rewards
 from procs.cli.core import News, status_json, status_text
 from shared.bus import Tap, bus_directory
 from shared.gpu_sets import NONE, GpuSetsError
@@ -196,6 +196,25 @@ def show_history(
     try:
         wanted = history.search(" ".join(text or ()), state or (), since, limit, time.time())
         history.show(home, wanted, as_json=as_json)
+    except SearchError as err:
+        raise _refused(str(err), EXIT_BAD_SETTINGS) from err
+    except history.NothingError as err:
+        raise _refused(str(err), 1) from err
+
+
+@app.command(name="rewards")
+def show_rewards(
+    context: typer.Context,
+    since: Annotated[
+        str, typer.Option(metavar="T", help="Earned since: 90m, 2d, or 2026-11-25T08:00.")
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What each report interval and each task earned, the newest first; 30 days are listed."""
+    try:
+        since_unix_s = history.unix_s(since, time.time()) if since else 0.0
+        rewards.show(_home(context.obj), since_unix_s, limit, as_json=as_json)
     except SearchError as err:
         raise _refused(str(err), EXIT_BAD_SETTINGS) from err
     except history.NothingError as err:

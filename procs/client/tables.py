@@ -25,9 +25,14 @@ def nodes(found: list[dict[str, Any]]) -> Table:
             f"{int(inventory.get('memory_bytes', 0)) / 2**30:.1f} GiB",
             str(len(inventory.get("gpus", []))),
             str(node["tasks"]),
-            str(node["reward_total"]),
+            _reward(node),
         )
     return table
+
+
+def _reward(node: dict[str, Any]) -> str:
+    wrong = node["rewards_wrong"]
+    return f"{node['reward_total']} ({wrong} claimed wrong)" if wrong else str(node["reward_total"])
 
 
 def tasks(found: list[dict[str, Any]], now_unix_s: float) -> Table:

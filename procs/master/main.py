@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 
 log = logging.getLogger("master")
+
+Loop = Callable[[], Coroutine[None, None, None]]
 
 SERVICES = [s.full_name for s in pb.DESCRIPTOR.services_by_name.values()]
 STOP_GRACE_S = 1.0
@@ -121,8 +124,13 @@ async def _serving(
     ):
         admin = AdminApi(database, workers, gate, identity, settings.trust_level, vpn)
         api = Api(database, files, workers, dispatcher, bells, identity, told, vpn)
-        loops = [dispatcher.run(), housekeeping.run(database, files), _refresh(identity)]
-        loop = asyncio.create_task(_run(*loops, *([vpn.run()] if vpn else [])))
+        loops: list[Loop] = [
+            dispatcher.run,
+            partial(housekeeping.run, database, files),
+            partial(_refresh, identity),
+            *([vpn.run] if vpn else []),
+        ]
+        loop = asyncio.create_task(_run(*loops))
         try:
             async with _http(settings.http, api, admin) as url:
                 file = identity.admin_token_file if identity is not None else None
@@ -153,11 +161,11 @@ async def serve(settings: Settings) -> None:
             addresses.loop.result()  # raises what ended it: whoever started us starts us again
 
 
-async def _run(*loops: Coroutine[None, None, None]) -> None:
+async def _run(*loops: Loop) -> None:
     """All of them, until one fails."""
     async with asyncio.TaskGroup() as group:
         for loop in loops:
-            group.create_task(loop)
+            group.create_task(loop())
 
 
 async def _refresh(identity: Identity | None) -> None:

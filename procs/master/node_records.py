@@ -1,5 +1,6 @@
 """Nodes and their reports in the database: each function is a part of the caller's transaction."""
 
+import logging
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from procs.master import core, task_records
 from procs.master.joining import Place
 from procs.master.tables import NODES, REPORTS
 from procs.master.task_records import Key
+from shared import rewards
 from shared.pb import hivemind_pb2 as pb
+
+log = logging.getLogger("master")
 
 Row = sa.RowMapping
 
@@ -100,6 +104,7 @@ def report(connection: sa.Connection, request: pb.NodeStatusRequest) -> Row | No
         REPORTS.c.node_id == request.node_id, REPORTS.c.from_unix_ns == from_unix_ns
     )
     if connection.execute(known).first() is None:
+        earned, is_wrong = _earned(request)
         connection.execute(
             REPORTS.insert().values(
                 node_id=request.node_id,
@@ -111,9 +116,25 @@ def report(connection: sa.Connection, request: pb.NodeStatusRequest) -> Row | No
         connection.execute(
             NODES.update()
             .where(NODES.c.node_id == request.node_id)
-            .values(reward_total=max(row["reward_total"], request.reward_total))
+            .values(
+                reward_total=NODES.c.reward_total + earned,
+                rewards_wrong=NODES.c.rewards_wrong + is_wrong,
+            )
         )
     return row
+
+
+def _earned(request: pb.NodeStatusRequest) -> tuple[int, bool]:
+    """What the formula makes of the figures, and whether the node claims something else."""
+    try:
+        earned = rewards.of_report(request)
+    except rewards.NoPercentageError as err:
+        log.warning("node %s reports what can't be: %s", request.node_id, err)
+        return 0, True
+    if earned != request.reward:
+        claim = request.reward
+        log.warning("node %s claims %d for what earns %d", request.node_id, claim, earned)
+    return earned, earned != request.reward
 
 
 def drop_reports(connection: sa.Connection, before_unix_s: float) -> None:
@@ -180,6 +201,7 @@ def _add(
             state=pb.NODE_STATE_UNSPECIFIED,  # nothing is placed before its first heartbeat
             desired_state=pb.NODE_STATE_UNSPECIFIED,
             reward_total=0,
+            rewards_wrong=0,
             **values,
         )
     )

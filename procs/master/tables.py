@@ -24,7 +24,8 @@ NODES = sa.Table(
     sa.Column("state", sa.Integer, nullable=False),  # NodeState
     sa.Column("desired_state", sa.Integer, nullable=False),  # NodeState
     sa.Column("lost", sa.Boolean, nullable=False),
-    sa.Column("reward_total", sa.BigInteger, nullable=False),
+    sa.Column("reward_total", sa.BigInteger, nullable=False),  # of reports, by our own reckoning
+    sa.Column("rewards_wrong", sa.Integer, nullable=False, server_default="0"),  # its claims
     sa.Column("key_sha256", sa.String(64), nullable=False, server_default=""),  # "": plain text
     sa.Column("token_sha256", sa.String(64), nullable=False, server_default=""),  # that let it in
     sa.Column("revoked", sa.Boolean, nullable=False, server_default=sa.false()),

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from procs.master import core
 from procs.master.core import AttemptPhase, Demand, Event
-from procs.master.tables import ATTEMPTS, REFUSALS, TASKS
+from procs.master.tables import ATTEMPTS, NODES, REFUSALS, TASKS
+from shared import rewards
 from shared.pb import hivemind_pb2 as pb
 
 FINAL = frozenset(
@@ -296,10 +297,24 @@ def finish(connection: sa.Connection, request: pb.TaskResultRequest, now_unix_s:
     event = core.result_event(worth_another, request.attempt, cancel_wanted)
     body = request.SerializeToString(deterministic=True)
     _move(connection, row, event, result=body, state=request.state, detail="")
+    if earned(request) != request.reward:
+        connection.execute(
+            NODES.update()
+            .where(NODES.c.node_id == row["node_id"])
+            .values(rewards_wrong=NODES.c.rewards_wrong + 1)
+        )
     if event is Event.INTERRUPTED:
         _try_again(connection, row, request.error, now_unix_s)
     else:
         _end(connection, request.task_id, request.state, request.error, now_unix_s)
+
+
+def earned(result: pb.TaskResultRequest) -> int:
+    """What the formula makes of the figures; those that can't be earn nothing."""
+    try:
+        return rewards.of_result(result)
+    except rewards.NoPercentageError:
+        return 0
 
 
 def may_speak_of(connection: sa.Connection, key: Key, node_id: str) -> bool:

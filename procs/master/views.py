@@ -7,11 +7,11 @@ from google.protobuf import json_format
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
-from procs.master import core
+from procs.master import core, task_records
 from procs.master.core import AttemptPhase, Demand
-from procs.master.task_records import Row
 from shared.pb import hivemind_pb2 as pb
 
+Row = task_records.Row
 STREAMS = {pb.LOG_STREAM_STDOUT: "stdout", pb.LOG_STREAM_STDERR: "stderr"}
 
 
@@ -66,6 +66,7 @@ def node(row: Row, report: bytes | None, given: int, channel_open: bool) -> dict
         "channel_open": channel_open,
         "tasks": given,
         "reward_total": row["reward_total"],
+        "rewards_wrong": row["rewards_wrong"],
         "worker_version": row["worker_version"],
         "heard_unix_s": row["heard_unix_s"],
         "inventory": _json(pb.NodeInventory.FromString(row["inventory"])),
@@ -84,6 +85,7 @@ def applicant(row: Row) -> dict[str, Any]:
         "channel_open": False,
         "tasks": 0,
         "reward_total": 0,
+        "rewards_wrong": 0,
         "worker_version": "",
         "heard_unix_s": row["heard_unix_s"],
         "inventory": {},
@@ -113,7 +115,7 @@ def _result(result: pb.TaskResultRequest) -> dict[str, Any]:
     output = result.output
     return {
         "exit_code": result.exit_code,
-        "reward": result.reward,
+        "reward": task_records.earned(result),
         "cause": _name(pb.FailureCause, result.cause, "FAILURE_CAUSE_"),
         "report": _json(result.report),
         "output": {

@@ -216,7 +216,7 @@ class Courier:
             message = await storing
         if not await self._master.submit(message):
             raise MasterError("the master has not all of it yet")
-        await self._desk.delivered(self._attempt, report.phase)
+        await self._desk.delivered(self._attempt, report.phase, message)
 
     def _result(self, report: Report, log_records: int) -> bytes:
         """The same bytes each time; they are stored before they are first sent."""

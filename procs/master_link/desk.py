@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from procs.master_link import assignment, core, wire
+from procs.master_link import assignment, core, reports, wire
 from procs.master_link.assignment import Malformed
 from procs.master_link.core import Again, Attempt, Invalid, Same, Stage, Take
 from procs.master_link.disk import Disk
@@ -291,13 +291,14 @@ class Desk:
             if key not in named:
                 attempt.dropped_at_s = min(attempt.dropped_at_s, now_s)
 
-    async def delivered(self, attempt: Attempt, final: TaskPhase) -> None:
+    async def delivered(self, attempt: Attempt, final: TaskPhase, result: bytes) -> None:
         """The master has acknowledged the result."""
+        earned = reports.of_task(pb.TaskResultRequest.FromString(result))
         attempt.delivered_unix_s, attempt.final = time.time(), final
         attempt.redeliver = False
         if attempt.stage is Stage.HELD:
             attempt.stage = Stage.DELIVERED
-        await self.records.save(attempt)
+        await self.records.save(attempt, earned=earned)
         self._leave(attempt)
         self.changed()
 

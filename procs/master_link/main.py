@@ -16,7 +16,7 @@ import signal
 import time
 from pathlib import Path
 
-from procs.master_link import core, server_edge, wire
+from procs.master_link import core, reports, server_edge, wire
 from procs.master_link.desk import Desk, Standing
 from procs.master_link.disk import Disk
 from procs.master_link.identity import Identity
@@ -51,7 +51,7 @@ class Link:
         self._last_owner: OwnerWant | None = None  # silence lifts no pause, a start neither
         self._synced = False
         self._want: tuple[WantedTask, ...] = ()
-        self._reward_last = self._reward_total = 0
+        self._reward_last = 0
         self._meter = Meter(time.time(), time.monotonic())
         self.desk = Desk(
             self._settings,
@@ -103,9 +103,8 @@ class Link:
         store = self._records.store
         self._standing.node_id = await asyncio.to_thread(self._known_node_id)
         self._standing.trust_level = int(await self._records.run(store.fact, "trust_level") or 0)
-        self._reward_total = await self._records.run(store.reward_total)
         self._last_owner = await asyncio.to_thread(_owner_on_disk, self._home)
-        last_to_unix_s = float(await self._records.run(store.fact, "reported_to_unix_s") or 0)
+        last_to_unix_s = self._records.ledger.to_unix_ns / 1e9
         self._meter = Meter(first_from(last_to_unix_s, time.time()), time.monotonic())
         await self.desk.load()
         self._synced = True
@@ -195,9 +194,9 @@ class Link:
             trust_level=self._standing.trust_level,
             heartbeat_acked_unix_s=progress.heartbeat_acked_unix_s,
             undelivered_tasks=self.desk.held,
-            unacknowledged_reports=self._records.store.pending_reports if self._synced else 0,
+            unacknowledged_reports=self._records.ledger.pending if self._synced else 0,
             reward_last=self._reward_last,
-            reward_total=self._reward_total,
+            reward_total=self._records.ledger.total if self._synced else 0,
             warnings=tuple(self._membership.warnings.values()),
             authority_digest=self._membership.authority_digest,
             certificate_until_unix_s=self._membership.certificate_until_unix_s,
@@ -252,16 +251,21 @@ class Link:
             message.state = wire.NODE_STATES[self._standing.phase]
             await self._store_report(message)
 
-    async def _store_report(self, message: pb.NodeStatusRequest) -> None:
+    async def _store_report(self, interval: pb.NodeStatusRequest) -> None:
+        ledger, store = self._records.ledger, self._records.store
         while True:
             try:
-                total = await self._records.run(self._records.store.add_report, message)
+                total = await self._records.run(ledger.add, interval, self._standing.node_id)
                 break
             except OSError as err:
                 self._log.error("a report can't be stored: %s", err)
                 await asyncio.sleep(FAULT_RETRY_S)
-        self._reward_last, self._reward_total = message.reward, total
+        self._reward_last = interval.reward
         self.session.report_due.set()
+        try:
+            await self._records.run(store.add_reward, reports.of_interval(interval, total))
+        except OSError as err:
+            self._log.error("a reward is counted, but not listed: %s", err)
 
     async def _trim(self) -> None:
         while True:

@@ -1,4 +1,5 @@
-"""link.db from the event loop: one thread for all of it, so that no fsync stops the beat."""
+"""link.db and the reports from the event loop: one thread for all of it, so that no fsync stops
+the beat."""
 
 import asyncio
 import logging
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from procs.master_link.core import Attempt
+from procs.master_link.ledger import Ledger
+from procs.master_link.reports import Reward
 from procs.master_link.store import Store, StoreFaultError, guarded, row_of
 from shared.taskdir import TaskKey
 
+REPORTS = "reports"  # beside link.db
 FAULT_RETRY_S = 5.0
 FLUSH_AFTER_S = 0.25  # a short task's statuses cost one commit with its end, not three
 
@@ -32,6 +36,8 @@ class Records:
 
     async def open(self) -> None:
         self.store = await self.run(Store.open, self._path)
+        least_total = await self.run(self.store.last_total)
+        self.ledger = await self.run(Ledger, self._path.with_name(REPORTS), least_total)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._submit(call, *args, **kwargs)
@@ -42,11 +48,12 @@ class Records:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._pool, lambda: guarded(call, *args, **kwargs))
 
-    async def save(self, *attempts: Attempt) -> None:
+    async def save(self, *attempts: Attempt, earned: Reward | None = None) -> None:
         """Durable when this returns; begun, it is finished whatever becomes of the caller."""
         for attempt in attempts:
             self._later.pop(attempt.key, None)
-        writing = self._submit(self.store.save, [row_of(attempt) for attempt in attempts])
+        rows = [row_of(attempt) for attempt in attempts]
+        writing = self._submit(self.store.save, rows, earned)
         self._writing[writing] = attempts
         writing.add_done_callback(self._written)
         await asyncio.shield(writing)

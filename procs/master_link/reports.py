@@ -5,13 +5,15 @@ Intervals are [from, to) without gap or overlap, also when the wall clock is set
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from procs.master_link import wire
 from procs.master_link.alert_book import MOST, AlertBook
+from shared import rewards
 from shared.messages import GpuLoad, GpuSample, HostLoad, ProcessState, TaskState
 from shared.pb import hivemind_pb2 as pb
-from shared.rewards import reward
 
+MOST_MERGED = 1000  # intervals in one report: about 30 kB
 LONGEST_GAP_S = 600.0  # a worker that was away longer measured nothing: a new beginning
 HOST_FIELDS = {  # the contract's field -> ours, where the average is of what was sampled
     "cpu_percent": "cpu_pct",
@@ -136,8 +138,7 @@ class Meter:
             tasks=self._tasks(tasks),
         )
         getattr(message, "from").CopyFrom(wire.timestamp(self.from_unix_s))
-        average = message.average
-        message.reward = reward(average.cpu_percent, average.memory_percent, _gpu_pct(average))
+        message.reward = rewards.of_report(message)
         self.from_unix_s, self._from_s = to_unix_s, now_s
         self._begin()
         return message
@@ -171,13 +172,6 @@ def _gpu(uuid: str, series: Series, reachable: bool, peak: bool) -> pb.GpuUsage:
     return usage
 
 
-def _gpu_pct(usage: pb.ResourceUsage) -> float:
-    """The mean over those that report it."""
-    known = [gpu for gpu in usage.gpus if "utilization_percent" not in gpu.unknown]
-    figures = [gpu.utilization_percent for gpu in known]
-    return sum(figures) / len(figures) if figures else 0.0
-
-
 def first_from(last_to_unix_s: float, now_unix_s: float) -> float:
     """Where a new process goes on: at the last interval's end, unless that is long ago."""
     if last_to_unix_s and now_unix_s - last_to_unix_s < LONGEST_GAP_S:
@@ -186,6 +180,10 @@ def first_from(last_to_unix_s: float, now_unix_s: float) -> float:
 
 
 # ------------------------------------------------------------------ two intervals into one
+
+
+def can_merge(older: pb.NodeStatusRequest, newer: pb.NodeStatusRequest) -> bool:
+    return len(rewards.bases(older)) + len(rewards.bases(newer)) <= MOST_MERGED
 
 
 def merged(older: pb.NodeStatusRequest, newer: pb.NodeStatusRequest) -> pb.NodeStatusRequest:
@@ -197,6 +195,8 @@ def merged(older: pb.NodeStatusRequest, newer: pb.NodeStatusRequest) -> pb.NodeS
     message.average.CopyFrom(_merge_usage(older.average, newer.average, weights))
     message.peak.CopyFrom(_merge_usage(older.peak, newer.peak, None))
     message.reward = older.reward + newer.reward
+    del message.reward_bases[:]
+    message.reward_bases.extend([*rewards.bases(older), *rewards.bases(newer)])
     told = {_alert_name(alert) for alert in newer.alerts}
     before = [alert for alert in older.alerts if _alert_name(alert) not in told]
     message.alerts.extend(before[-MOST:])
@@ -260,3 +260,50 @@ def _merge_fields(
         else:
             both = (values[0] * weights[0] + values[1] * weights[1]) / sum(weights)
         setattr(into, name, _typed(name, both))
+
+
+# ------------------------------------------------------------------ what was earned, for the owner
+
+
+class Reward(NamedTuple):
+    """What an interval or a task earned, and for what; a row of link.db's `rewards`."""
+
+    kind: str
+    name: str  # of a task's attempt
+    from_unix_s: float
+    to_unix_s: float
+    cpu_pct: float
+    memory_pct: float
+    gpu_pct: float
+    reward: int
+    total: int  # of intervals, with this one; 0: of a task
+
+
+def of_interval(interval: pb.NodeStatusRequest, total: int) -> Reward:
+    (basis,) = rewards.bases(interval)
+    return Reward(
+        "interval",
+        "",
+        wire.seconds(getattr(interval, "from")),
+        wire.seconds(interval.to),
+        basis.cpu_percent,
+        basis.memory_percent,
+        basis.gpu_percent,
+        interval.reward,
+        total,
+    )
+
+
+def of_task(result: pb.TaskResultRequest) -> Reward:
+    used = result.report
+    return Reward(
+        "task",
+        f"{result.task_id}.{result.attempt}",
+        wire.seconds(used.started_at if used.HasField("started_at") else used.accepted_at),
+        wire.seconds(used.finished_at),
+        used.cpu_percent_average,
+        used.memory_percent_average,
+        used.gpu_percent_average,
+        result.reward,
+        0,
+    )

@@ -383,11 +383,11 @@ class Session:
     async def _send_reports(self, master: Master) -> None:
         """The oldest first, one at a time, each until it is acknowledged."""
         await self._connected.wait()
-        store, failures, refusals = self.records.store, 0, 0
+        ledger, failures, refusals = self.records.ledger, 0, 0
         while True:
             self.report_due.clear()
             try:
-                report = await self.records.run(store.next_report, self.standing.node_id)
+                report = await self.records.run(ledger.next, self.standing.node_id)
                 if report is None:
                     await self.report_due.wait()
                     continue
@@ -398,13 +398,16 @@ class Session:
                     raise MasterError("the master does not take it")
                 await self._reported(number, response)
                 failures = refusals = 0
+            except DeniedError as err:
+                log.warning("a report is refused, it is sent again in a minute: %s", err)
+                await asyncio.sleep(REFUSED_RETRY_S)
             except (MasterError, OSError) as err:
                 log.warning("a report is not acknowledged: %s", err)
                 failures += 1
                 await asyncio.sleep(core.retry_s(failures + REPORT_PATIENCE, random.random()))
 
     async def _reported(self, number: int, response: pb.NodeStatusResponse) -> None:
-        await self.records.run(self.records.store.drop_report, number)
+        await self.records.run(self.records.ledger.drop, number)
         if not response.accepted:
             log.warning("the master has refused a report")
             return

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from procs.master_link import reports
 from procs.master_link.core import DAY_S, Attempt, Stage
+from procs.master_link.reports import Reward
 from shared.database import open_database
-from shared.files import write_atomic
 from shared.messages import StopReason, TaskPhase
-from shared.pb import hivemind_pb2 as pb
 from shared.taskdir import TaskKey
 
 MIGRATIONS = (
@@ -32,12 +30,21 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE reports (number INTEGER PRIMARY KEY AUTOINCREMENT, sent INTEGER, body BLOB);
     """,
+    """
+    DROP TABLE reports;
+    CREATE TABLE rewards (
+        kind TEXT, name TEXT, from_unix_s REAL, to_unix_s REAL, cpu_pct REAL, memory_pct REAL,
+        gpu_pct REAL, reward INTEGER, total INTEGER, PRIMARY KEY (kind, name, from_unix_s)
+    ) WITHOUT ROWID;
+    CREATE INDEX rewards_by_time ON rewards (to_unix_s);
+    """,
 )
 COLUMNS = (
     "task_id, attempt, digest, accepted_unix_s, stage, stop, stop_detail, phase_sent, final,"
     " delivered_unix_s, redeliver, size_bytes"
 )
 Row = tuple[str, int, str, float, str, str, str, str, str, float, int, int]
+REWARDS_S = 30 * DAY_S  # so long each one is listed
 REMEMBER_S = 365 * DAY_S  # a delivered attempt is refused as such for so long
 
 P = ParamSpec("P")
@@ -53,11 +60,8 @@ class StoreFaultError(OSError):
 class Store:
     """An open link.db."""
 
-    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, database: sqlite3.Connection) -> None:
         self._db = database
-        self._total_path = path.with_name("reward.total")  # outlives a broken link.db
-        self._least_total = _read_total(self._total_path)
-        self.pending_reports = self._count_reports()  # read by any thread
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -65,7 +69,7 @@ class Store:
         from the directories."""
         database = open_database(path, MIGRATIONS, log)
         database.isolation_level = "DEFERRED"  # `with` then holds all of a change together
-        return cls(database, path)
+        return cls(database)
 
     def close(self) -> None:
         self._db.close()
@@ -108,10 +112,12 @@ class Store:
         )
         return [_attempt(row) for row in self._db.execute(query, (Stage.KEPT,))]
 
-    def save(self, rows: Iterable[Row]) -> None:
+    def save(self, rows: Iterable[Row], earned: Reward | None = None) -> None:
         marks = ", ".join("?" * len(COLUMNS.split(",")))
         with self._db:
             self._db.executemany(f"INSERT OR REPLACE INTO attempts VALUES ({marks})", rows)
+            if earned is not None:
+                self._list(earned)
 
     # -------------------------------------------------------------- cancels that came early
 
@@ -136,71 +142,24 @@ class Store:
                 "DELETE FROM attempts WHERE stage = ? AND delivered_unix_s < ?",
                 (Stage.GONE, now_unix_s - REMEMBER_S),
             )
+            self._db.execute("DELETE FROM rewards WHERE to_unix_s < ?", (now_unix_s - REWARDS_S,))
 
-    # -------------------------------------------------------------- reports
+    # -------------------------------------------------------------- rewards
 
-    def add_report(self, message: pb.NodeStatusRequest) -> int:
-        """Store an interval and count its reward, together; the new total.
-
-        An interval that was never sent takes the new one in: a long outage costs one row.
-        """
-        total = self.reward_total() + message.reward
+    def add_reward(self, earned: Reward) -> None:
+        """For the owner to look at: the total is the ledger's."""
         with self._db:
-            number, unsent = self._unsent()
-            if unsent is not None:
-                message = reports.merged(unsent, message)
-            message.reward_total = total
-            self._db.execute(
-                "INSERT OR REPLACE INTO reports VALUES (?, 0, ?)",
-                (number, message.SerializeToString()),
-            )
-            self._set_fact("reward_total", str(total))
-            self._set_fact("reported_to_unix_s", repr(message.to.ToNanoseconds() / 1e9))
-        self.pending_reports = self._count_reports()
-        self._keep_total(total)
-        return total
+            self._list(earned)
 
-    def _unsent(self) -> tuple[int | None, pb.NodeStatusRequest | None]:
-        row = self._db.execute("SELECT number, body FROM reports WHERE sent = 0").fetchone()
-        if row is None:
-            return None, None
-        return row[0], pb.NodeStatusRequest.FromString(row[1])
+    def _list(self, earned: Reward) -> None:
+        """Once, however often it was delivered."""
+        marks = ", ".join("?" * len(earned))
+        self._db.execute(f"INSERT OR IGNORE INTO rewards VALUES ({marks})", earned)
 
-    def reward_total(self) -> int:
-        return max(int(self.fact("reward_total") or 0), self._least_total)
-
-    def _keep_total(self, total: int) -> None:
-        """After the commit: the file may be behind link.db, never ahead of it."""
-        try:
-            write_atomic(self._total_path, f"{total}\n".encode())
-        except OSError as err:  # the interval is counted already: to raise would count it twice
-            log.warning("%s can't be written: %s", self._total_path, err)
-
-    def next_report(self, node_id: str) -> tuple[int, bytes] | None:
-        """The oldest report, marked as sent before it is: from here on it never changes."""
-        row = self._db.execute(
-            "SELECT number, sent, body FROM reports ORDER BY number LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return None
-        number, sent, body = row
-        if not sent:
-            message = pb.NodeStatusRequest.FromString(body)
-            message.node_id = node_id
-            body = message.SerializeToString()
-            with self._db:
-                self._db.execute(
-                    "UPDATE reports SET sent = 1, body = ? WHERE number = ?", (body, number)
-                )
-        return number, body
-
-    def drop_report(self, number: int) -> None:
-        with self._db:
-            self._db.execute("DELETE FROM reports WHERE number = ?", (number,))
-        self.pending_reports = self._count_reports()
-
-    def _count_reports(self) -> int:
-        return int(self._db.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
+    def last_total(self) -> int:
+        """What the list, or an earlier version's total, says of the sum."""
+        listed = self._db.execute("SELECT MAX(total) FROM rewards").fetchone()[0]
+        return max(int(listed or 0), int(self.fact("reward_total") or 0))
 
 
 def guarded(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -243,11 +202,3 @@ def _attempt(row: Row) -> Attempt:
         redeliver=bool(row[10]),
         size_bytes=row[11],
     )
-
-
-def _read_total(path: Path) -> int:
-    try:
-        return max(int(path.read_bytes()), 0)
-    except (OSError, ValueError):
-        return 0
-

@@ -253,7 +253,7 @@ class TaskRef(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ...) -> None: ...
 
 class NodeStatusRequest(_message.Message):
-    __slots__ = ("node_id", "state", "to", "average", "peak", "components", "alerts", "reward", "reward_total", "tasks")
+    __slots__ = ("node_id", "state", "to", "average", "peak", "components", "alerts", "reward", "reward_total", "tasks", "reward_bases")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,7 @@ class NodeStatusRequest(_message.Message):
     REWARD_FIELD_NUMBER: _ClassVar[int]
     REWARD_TOTAL_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    REWARD_BASES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     state: NodeState
     to: _timestamp_pb2.Timestamp
@@ -275,7 +276,18 @@ class NodeStatusRequest(_message.Message):
     reward: int
     reward_total: int
     tasks: _containers.RepeatedCompositeFieldContainer[TaskUsage]
-    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[NodeState, str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., average: _Optional[_Union[ResourceUsage, _Mapping]] = ..., peak: _Optional[_Union[ResourceUsage, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentStatus, _Mapping]]] = ..., alerts: _Optional[_Iterable[_Union[Alert, _Mapping]]] = ..., reward: _Optional[int] = ..., reward_total: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskUsage, _Mapping]]] = ..., **kwargs) -> None: ...
+    reward_bases: _containers.RepeatedCompositeFieldContainer[RewardBasis]
+    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[NodeState, str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., average: _Optional[_Union[ResourceUsage, _Mapping]] = ..., peak: _Optional[_Union[ResourceUsage, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentStatus, _Mapping]]] = ..., alerts: _Optional[_Iterable[_Union[Alert, _Mapping]]] = ..., reward: _Optional[int] = ..., reward_total: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskUsage, _Mapping]]] = ..., reward_bases: _Optional[_Iterable[_Union[RewardBasis, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class RewardBasis(_message.Message):
+    __slots__ = ("cpu_percent", "memory_percent", "gpu_percent")
+    CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    GPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    cpu_percent: float
+    memory_percent: float
+    gpu_percent: float
+    def __init__(self, cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., gpu_percent: _Optional[float] = ...) -> None: ...
 
 class NodeStatusResponse(_message.Message):
     __slots__ = ("accepted", "trust_level", "desired_state")

@@ -43,7 +43,7 @@ class Play:
     exit_code: int = 0
     error: str = ""
     cause: int = pb.FAILURE_CAUSE_UNSPECIFIED
-    reward: int = 8
+    reward: int = 8  # or more, by its use of a GPU
 
 
 def accepted(request: pb.TaskAssignmentRequest) -> pb.TaskAssignmentResponse:
@@ -281,6 +281,7 @@ class ToyWorker:
             error=play.error,
             cause=pb.FailureCause.Name(play.cause),
             reward=play.reward,
+            report=pb.ExecutionReport(gpu_percent_average=(play.reward - 8) * 100),
             output=output,
             log_records=len(play.records) if log_records is None else log_records,
         )

@@ -207,6 +207,66 @@ def test_a_report_counts_once_for_each_interval(tmp_path: Path) -> None:
     with_master(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(
+    ("claimed", "usage", "earned"),
+    [
+        pytest.param(99, pb.ResourceUsage(), 8, id="more than the formula gives"),
+        pytest.param(8, pb.ResourceUsage(cpu_percent=float("nan")), 0, id="no number"),
+        pytest.param(
+            8, pb.ResourceUsage(gpus=[pb.GpuUsage(utilization_percent=1e300)]), 0, id="1e300"
+        ),
+        pytest.param(8, pb.ResourceUsage(memory_percent=-1.0), 0, id="less than nothing"),
+    ],
+)
+def test_what_a_node_claims_is_reckoned_again(
+    tmp_path: Path, claimed: int, usage: pb.ResourceUsage, earned: int
+) -> None:
+    async def scenario(addresses: Addresses, http: Http) -> None:
+        async with ToyWorker(addresses.grpc) as worker:
+            report = pb.NodeStatusRequest(
+                node_id=worker.node_id, average=usage, reward=claimed, reward_total=10**12
+            )
+            report.to.seconds = 30
+            assert (await worker.nodes.ReportNodeStatus(report, timeout=WAIT_S)).accepted
+            (node,) = (await http.get("/api/v1/nodes"))["nodes"]
+            assert (node["reward_total"], node["rewards_wrong"]) == (earned, 1)
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_report_of_several_intervals_earns_what_each_of_them_does(tmp_path: Path) -> None:
+    async def scenario(addresses: Addresses, http: Http) -> None:
+        async with ToyWorker(addresses.grpc) as worker:
+            report = pb.NodeStatusRequest(node_id=worker.node_id, reward=8 + 15)
+            report.reward_bases.add()
+            report.reward_bases.add(cpu_percent=100.0, memory_percent=100.0)
+            report.to.seconds = 60
+            assert (await worker.nodes.ReportNodeStatus(report, timeout=WAIT_S)).accepted
+            (node,) = (await http.get("/api/v1/nodes"))["nodes"]
+            assert (node["reward_total"], node["rewards_wrong"]) == (23, 0)
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_tasks_reward_is_what_the_formula_gives(tmp_path: Path) -> None:
+    async def scenario(addresses: Addresses, http: Http) -> None:
+        async with ToyWorker(addresses.grpc) as worker:
+            worker.play = lambda _: Play()
+            honest = worker.result
+            worker.result = lambda *a: _with_reward(honest(*a), 10**9)  # type: ignore[method-assign]
+            await http.submit(task_id="t")
+            assert (await http.until("t", "succeeded"))["reward"] == 8
+            (node,) = (await http.get("/api/v1/nodes"))["nodes"]
+            assert node["rewards_wrong"] == 1
+
+    with_master(tmp_path, scenario)
+
+
+def _with_reward(result: pb.TaskResultRequest, reward: int) -> pb.TaskResultRequest:
+    result.reward = reward
+    return result
+
+
 # ------------------------------------------------------------------ the channel
 
 

@@ -336,9 +336,9 @@ def test_a_lost_nodes_task_is_anothers_and_its_late_result_is_dropped(tmp_path: 
             assert [(ref.task_id, ref.attempt) for ref in forget] == [("t", 1)]
             await worker.deliver(first, Play([(OUT, b"late")], b"late", reward=99))
             assert (await http.task("t"))["ended"] is False
-            await other.deliver(second, Play(reward=5))
+            await other.deliver(second, Play(reward=9))
         task = await http.task("t")
-        assert (task["state"], task["reward"], task["attempt"]) == ("succeeded", 5, 2)
+        assert (task["state"], task["reward"], task["attempt"]) == ("succeeded", 9, 2)
         assert b"late" not in await logged(http)
 
     with_worker(tmp_path, scenario, lost_after_s=1.0)
@@ -366,10 +366,10 @@ def test_a_cancelled_task_ends_with_its_result(tmp_path: Path) -> None:
             1,
             "cancelled by the client",
         )
-        play = Play([(OUT, b"so far")], b"so far", pb.TASK_STATE_CANCELLED, 143, reward=4)
+        play = Play([(OUT, b"so far")], b"so far", pb.TASK_STATE_CANCELLED, 143, reward=10)
         await worker.deliver(request, play)
         task = await http.task("t")
-        assert (task["state"], task["exit_code"], task["reward"]) == ("cancelled", 143, 4)
+        assert (task["state"], task["exit_code"], task["reward"]) == ("cancelled", 143, 10)
 
     with_worker(tmp_path, scenario)
 

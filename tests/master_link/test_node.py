@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -11,8 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from procs.master_link import session
+from procs.master_link import core, session
 from procs.master_link.main import Link, incarnation
+from shared import rewards
 from shared.bus import Bus
 from shared.messages import (
     Capacity,
@@ -377,7 +379,49 @@ def test_an_interval_that_was_sent_is_sent_again_identically_and_later_ones_are_
     asyncio.run(scenario())
 
 
+def test_a_report_that_is_denied_is_sent_again_each_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(session, "REFUSED_RETRY_S", 0.05)  # the minute
+        monkeypatch.setattr(core, "retry_s", lambda *_: 3600.0)  # as other errors are
+        async with rig(RESOURCE_REPORT_INTERVAL="1") as r:
+            r.master.fail["ReportNodeStatus"] = grpc.StatusCode.PERMISSION_DENIED
+            reports = r.master.memory.reports
+            await r.until(lambda: len(reports) >= 5)
+            assert len(set(reports)) == 1
+            r.master.fail.clear()
+            await r.until(lambda: r.link_state().unacknowledged_reports == 0)
+
+    asyncio.run(scenario())
+
+
 # ------------------------------------------------------------------ link.db
+
+
+def test_a_broken_database_costs_no_report_and_no_reward() -> None:
+    async def scenario() -> None:
+        async with rig(RESOURCE_REPORT_INTERVAL="1") as r:
+            reports = r.master.memory.reports
+            await r.until(lambda: len(reports) == 1)
+            r.master.fail["ReportNodeStatus"] = grpc.StatusCode.INTERNAL
+            await r.until(lambda: len(reports) >= 2 and r.link_state().reward_total >= 48)
+            await r.stop_link()
+            (r.home / "lib" / "link.db").write_bytes(b"not a database at all")
+            r.master.fail.clear()
+            again: list[bytes] = []
+            r.master.memory.reports = again
+            await r.start_link()
+            await r.until(lambda: len(again) >= 3)
+            assert again[0] == reports[1], "sent again, the same"
+            told = [parsed(body) for body in (reports[0], *again)]
+            for before, after in pairwise(told):
+                assert from_of(after) == before.to.ToNanoseconds()
+                assert after.reward_total == before.reward_total + after.reward
+            assert all(rewards.of_report(report) == report.reward for report in told)
+
+    asyncio.run(scenario())
+
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all", b""], ids=["garbage", "empty"])

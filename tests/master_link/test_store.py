@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from procs.master_link.core import Attempt, Stage
-from procs.master_link.store import Store, StoreFaultError, guarded, row_of
+from procs.master_link.reports import Reward
+from procs.master_link.store import REWARDS_S, Store, StoreFaultError, guarded, row_of
 from shared.database import NewerDatabaseError
 from shared.messages import StopReason, TaskPhase
-from shared.pb import hivemind_pb2 as pb
 from shared.taskdir import TaskKey
 
 ATTEMPT = Attempt(
@@ -35,31 +35,6 @@ def test_an_attempt_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert store.of_task(TaskKey("t", 2), 0.0) == ([ATTEMPT], None)
     assert store.attempts(Stage.HELD) == [ATTEMPT]  # it is to be delivered again
     assert store.kept() == []
-    store.close()
-
-
-def test_the_rewards_total_outlives_the_database(tmp_path: Path) -> None:
-    path = tmp_path / "link.db"
-    store = Store.open(path)
-    assert store.add_report(pb.NodeStatusRequest(reward=12)) == 12
-    store.close()
-    path.write_bytes(b"no database")
-    store = Store.open(path)
-    assert store.reward_total() == 12
-    assert store.add_report(pb.NodeStatusRequest(reward=8)) == 20
-    store.close()
-    (tmp_path / "reward.total").write_bytes(b"no number")
-    store = Store.open(path)
-    assert store.reward_total() == 20
-    store.close()
-
-
-def test_a_total_that_can_not_be_kept_counts_no_interval_twice(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "link.db")
-    (tmp_path / "reward.total").mkdir()
-    (tmp_path / ".reward.total.new").mkdir()
-    assert store.add_report(pb.NodeStatusRequest(reward=12)) == 12
-    assert store.reward_total() == 12
     store.close()
 
 
@@ -105,26 +80,15 @@ def test_an_early_cancel_is_remembered_for_a_day(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_report_that_was_sent_never_changes_and_unsent_ones_are_one(tmp_path: Path) -> None:
+def test_a_tasks_reward_is_listed_once_and_with_its_delivery(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "link.db")
-    assert store.next_report("n") is None
-    totals = [store.add_report(_report(number)) for number in range(2)]
-    first = store.next_report("n")
-    assert first is not None
-    totals += [store.add_report(_report(number)) for number in range(2, 4)]
-    assert totals == [10, 20, 30, 40]
-    assert store.next_report("other") == first
-    assert store.pending_reports == 2
-    store.drop_report(first[0])
-    rest = store.next_report("n")
-    assert rest is not None
-    told = [pb.NodeStatusRequest.FromString(body) for _, body in (first, rest)]
-    assert [(t.node_id, t.reward, t.reward_total) for t in told] == [("n", 20, 20), ("n", 20, 40)]
+    store.set_fact("reward_total", "7")  # an earlier version's
+    assert store.last_total() == 7
+    store.add_reward(Reward("interval", "", 0.0, 30.0, 60.0, 60.0, 0.0, 12, 19))
+    assert store.last_total() == 19
+    for _ in range(2):
+        store.save([row_of(ATTEMPT)], Reward("task", "t.1", 1.0, 2.0, 9.0, 9.0, 0.0, 8, 0))
+    assert store._db.execute("SELECT COUNT(*) FROM rewards").fetchone()[0] == 2
+    store.trim(30.0 + REWARDS_S + 1)
+    assert store._db.execute("SELECT COUNT(*) FROM rewards").fetchone()[0] == 0
     store.close()
-
-
-def _report(number: int) -> pb.NodeStatusRequest:
-    report = pb.NodeStatusRequest(reward=10)
-    getattr(report, "from").FromSeconds(number * 30)
-    report.to.FromSeconds(number * 30 + 30)
-    return report
