@@ -5,15 +5,13 @@ but for `Bell`, which only empties a socket.
 """
 
 import json
-import os
-import shutil
 import socket
-import subprocess
 from typing import Any
 
-COMMAND_S = 10.0  # a call takes milliseconds; past this the machine is sick
-PLACES = ":/usr/sbin:/sbin"  # where Debian keeps both, and a user's PATH has not
+from procs.vpn.command import CommandError, run
+
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12  # <linux/netlink.h>
+LINKS_CHANGED = 0x1 | 0x10  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR
 ROUTES_CHANGED = 0x10 | 0x40  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 TABLES_CHANGED = 1 << 6  # NFNLGRP_NFTABLES, the seventh group
 BELL_BYTES = 65536
@@ -60,32 +58,10 @@ def addresses(host: str, port: int) -> tuple[tuple[str, int], ...]:
 
 
 def _run(name: str, *arguments: str, text: str = "") -> str:
-    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + PLACES)
-    if path is None:
-        package = {"nft": "nftables", "ip": "iproute2"}[name]
-        raise NftError(f"the command {name} is missing: install the package {package}")
     try:
-        done = subprocess.run(
-            (path, *arguments),
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-            env={"LC_ALL": "C"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        raise NftError(f"{name} could not be run: {err}") from err
-    if done.returncode:
-        raise NftError(_why(name, done.stderr))
-    return done.stdout
-
-
-def _why(name: str, said: str) -> str:
-    words = " ".join(said.split())[:300]
-    if "Operation not permitted" in words:
-        return f"{name} is not permitted: run the worker as root, or give vpn CAP_NET_ADMIN"
-    return f"{name} refuses: {words}"
+        return run(name, *arguments, text=text)
+    except CommandError as err:
+        raise NftError(str(err)) from err
 
 
 class Bell:
