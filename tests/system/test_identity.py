@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,18 @@ def found_in(folder: Path, secret: str) -> set[str]:
     }
 
 
+def status(worker: Supervised) -> dict[str, Any]:
+    ran = subprocess.run(
+        (sys.executable, "-m", "procs.cli", "status", "--json"),
+        env={"HIVEMIND_HOME": str(worker.home)},
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
 def page(port: int, path: str) -> bytes:
     """Of /events the first, which is all that the page shows."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as asked:
@@ -113,16 +126,11 @@ def test_what_proves_who_one_is_lies_in_its_own_file_alone(tmp_path: Path) -> No
                 assert node["node_id"] == state.node_id
                 pages = [page(port, path) for path in ("/monitor.html", "/events", "/metrics")]
                 assert state.authority_digest.encode() in pages[1]
-                status = subprocess.run(
-                    (sys.executable, "-m", "procs.cli", "status", "--json"),
-                    env={"HIVEMIND_HOME": str(worker.home)},
-                    cwd=ROOT,
-                    capture_output=True,
-                    check=True,
-                ).stdout
-                assert json.loads(status)["node"]["authority_digest"] == state.authority_digest
+                told = status(worker)
+                assert told["node"]["authority_digest"] == state.authority_digest
                 shown = [json.dumps(master.api.get("/api/v1/nodes")).encode()]
-            said = [*bus.passed, *pages, status, *shown, master.log.read_bytes()]
+            shown.append(json.dumps(told).encode())
+            said = [*bus.passed, *pages, *shown, master.log.read_bytes()]
             environments = [
                 Path(f"/proc/{pid}/{what}").read_bytes()
                 for pid in worker.pids().values()
@@ -136,3 +144,22 @@ def test_what_proves_who_one_is_lies_in_its_own_file_alone(tmp_path: Path) -> No
             assert (worker.home / "lib" / "node.key").stat().st_mode & 0o777 == 0o600
             shutil.copytree(worker.home / "log", tmp_path / "log")
         assert "registered as" in (tmp_path / "log" / "master_link.log").read_text()
+
+
+def test_a_refusal_stands_in_the_log_in_status_and_on_the_page() -> None:
+    with short_folder() as folder, tls_master(folder) as master:
+        token = str(master.api.order("/api/v1/tokens", {})["token"])
+        wrong = token[:-1] + ("a" if token[-1] != "a" else "b")
+        said = "the master does not take this node: this master does not know this join token"
+        port = free_port()
+        with supervised(
+            ("master_link", "watchdog", "web"),
+            MASTER_NODE_URL=master.url,
+            MASTER_JOIN_TOKEN=wrong,
+            WEB_LISTEN=f"127.0.0.1:{port}",
+        ) as worker:
+            worker.next(LinkState, lambda s: s.phase is LinkPhase.WAITING and said in s.detail)
+            until(lambda: said.encode() in page(port, "/events") or None, "the page says so")
+            assert f"the link is down: {said}" in worker.logs()
+            assert said in status(worker)["node"]["detail"]
+        assert "is refused: this master does not know this join token" in master.log.read_text()
