@@ -56,7 +56,9 @@ class Gate:
     async def check(self, context: Context, node_id: str) -> None:
         """The node that the message names is the one that calls."""
         caller = await self.caller(context)
-        if caller is not None and caller.node_id != node_id:
+        if caller is None:  # plain text: its word counts
+            await self.check_revoked(context, node_id)
+        elif caller.node_id != node_id:
             await deny(context, f"{caller.node_id} may not act as {node_id or 'no node'}")
 
     async def check_tls(self, context: Context) -> None:

@@ -6,15 +6,18 @@ plain text, on loopback, whoever comes is taken under the id that it names.
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
+import sqlalchemy as sa
 from google.protobuf import duration_pb2
 
 from procs.master import ca, core, joining, node_records
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
-from procs.master.gate import Caller, Gate, deny
+from procs.master.gate import Caller, Gate
 from procs.master.identity import Identity
 from procs.master.joining import NODE_ID, Place, WithoutToken
 from procs.master.vpn import Vpn
@@ -29,6 +32,7 @@ SHOWN_CHARACTERS = 80  # of a name that anybody may send
 NODE_SERVICE = pb.DESCRIPTOR.services_by_name["NodeService"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Decision = Callable[[sa.Connection], Place | str]
 
 
 class Refusal(Exception):
@@ -57,8 +61,7 @@ class Registration:
         self, request: pb.NodeRegistrationRequest, context: Context
     ) -> pb.NodeRegistrationResponse:
         caller = await self._gate.caller(context)
-        if caller is not None and request.node_id not in ("", caller.node_id):
-            await deny(context, f"{caller.node_id} may not act as {request.node_id}")
+        await self._gate.check(context, request.node_id or (caller.node_id if caller else ""))
         return await self._answer(request, caller)
 
     async def at_join(
@@ -87,8 +90,10 @@ class Registration:
             raise Refusal("wireguard_public_key: must be 32 bytes in base64")
         if identity is not None and (request.certificate_request or caller is None):
             asked = ca.read_request(request.certificate_request)
-        place = await self._place(request, caller, asked)
-        row = await self._database.run(node_records.register, request, place, time.time())
+        decide = self._decision(request, caller, asked)
+        row = await self._database.run(_register, request, decide, time.time())
+        if isinstance(row, str):
+            raise Refusal(row)
         self._dispatcher.heard(row["node_id"])
         self._dispatcher.wake()
         name = request.node_name[:SHOWN_CHARACTERS]
@@ -118,25 +123,27 @@ class Registration:
         if assigned is not None:
             response.vpn.CopyFrom(assigned)
 
-    async def _place(
+    def _decision(
         self,
         request: pb.NodeRegistrationRequest,
         caller: Caller | None,
         asked: ca.Request | None,
-    ) -> Place:
+    ) -> Decision:
+        """Who decides on its place: plain text, its certificate, or its token."""
         if self._identity is None:
-            return self._plain(request)
+            place = self._plain(request)
+            return lambda _: place
         if caller is not None:
             key = asked.key_sha256 if asked is not None else caller.key_sha256
-            found = await self._database.run(joining.recognise, caller, key)
-        else:
-            assert asked is not None  # read above: without a certificate it is needed
-            found = await self._database.run(
-                joining.admit, request, asked.key_sha256, self._without_token, time.time()
-            )
-        if isinstance(found, str):
-            raise Refusal(found)
-        return found
+            return partial(joining.recognise, caller=caller, key_sha256=key)
+        assert asked is not None  # read before: without a certificate it is needed
+        return partial(
+            joining.admit,
+            request=request,
+            key_sha256=asked.key_sha256,
+            without_token=self._without_token,
+            now_unix_s=time.time(),
+        )
 
     def _plain(self, request: pb.NodeRegistrationRequest) -> Place:
         if request.join_token:
@@ -144,6 +151,19 @@ class Registration:
         if request.node_id and not NODE_ID.fullmatch(request.node_id):
             raise Refusal("node_id: 1 to 64 of A-Z, a-z, 0-9, _ . - and not only dots")
         return Place(request.node_id, "", self._trust_level, "")
+
+
+def _register(
+    connection: sa.Connection,
+    request: pb.NodeRegistrationRequest,
+    decide: Decision,
+    now_unix_s: float,
+) -> node_records.Row | str:
+    """The node, or why not. In one transaction: no token is spent without a node for it."""
+    place = decide(connection)
+    if isinstance(place, str):
+        return place
+    return node_records.register(connection, request, place, now_unix_s)
 
 
 def join_handler(registration: Registration) -> "grpc.GenericRpcHandler[Any, Any]":

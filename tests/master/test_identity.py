@@ -14,7 +14,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from procs.master import ca, identity
+from procs.master import ca, identity, node_records
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
 from procs.master_link.request import make_key, request
@@ -297,6 +297,26 @@ def test_a_master_that_lost_its_memory_knows_a_node_by_its_certificate(tmp_path:
 
 
 # ------------------------------------------------------------------ tokens and approval
+
+
+def test_no_token_is_spent_without_a_node_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the master were killed in the middle."""
+    whole = node_records.register
+
+    def once(*_: Any) -> Any:
+        monkeypatch.setattr(node_records, "register", whole)
+        raise OSError("the disk is full")
+
+    async def scenario(master: TlsMaster) -> None:
+        token = await master.token()
+        monkeypatch.setattr(node_records, "register", once)
+        with pytest.raises(grpc.aio.AioRpcError, match="the disk is full"):
+            await join(master, token)
+        assert (await join(master, token)).accepted
+
+    with_master(tmp_path, scenario)
 
 
 def test_without_a_token_it_is_as_the_owner_has_chosen(tmp_path: Path) -> None:

@@ -445,3 +445,20 @@ def test_health_and_reflection_are_on(tmp_path: Path) -> None:
             assert await stream.read() is EOF
 
     with_master(tmp_path, scenario)
+
+
+def test_with_plain_text_there_are_no_tokens_but_a_node_can_be_revoked(tmp_path: Path) -> None:
+    async def scenario(addresses: Addresses, http: Http) -> None:
+        response = await http.call("POST", "/api/v1/tokens", json={})
+        assert response.status_code == 409
+        assert "plain text" in response.json()["error"]
+        async with ToyWorker(addresses.grpc) as worker:
+            path = f"/api/v1/nodes/{worker.node_id}"
+            assert (await http.call("POST", f"{path}/revoke", json={})).status_code == 204
+            for call in (worker.beat, worker.register):
+                with pytest.raises(grpc.aio.AioRpcError, match="was revoked"):
+                    await call()
+            assert (await http.call("POST", f"{path}/approve", json={})).status_code == 204
+            await worker.beat()
+
+    with_master(tmp_path, scenario)
