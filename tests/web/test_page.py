@@ -24,6 +24,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
+expect.set_options(timeout=30_000)  # Playwright's five seconds judge the machine's load, not us
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
 
 
