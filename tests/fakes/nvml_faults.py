@@ -1,6 +1,6 @@
 """Every fault at every call of NVML's, in a process whose library is the faked one.
 
-    python -m tests.fakes.nvml_faults codes|hangs FOLDER
+    python -m tests.fakes.nvml_faults codes|instances|hangs FOLDER
 
 Prints what became of two cards as JSON. A crash of this process is a fault that was not survived.
 """
@@ -76,6 +76,18 @@ def codes(nvml: FakeNvml) -> Iterator[dict[str, object]]:
             yield {"function": function, "code": code, **found}
 
 
+def instances(nvml: FakeNvml) -> Iterator[dict[str, object]]:
+    """An error of the calls for an instance of the first card."""
+    session = Nvml()
+    yield {"before": opened(session)}
+    for function in FUNCTIONS:
+        for code in CODES:
+            opened(session)
+            nvml.break_(function, INSTANCE.uuid, code)
+            yield {"function": function, "code": code, "within": read(session)}
+            nvml.mend()
+
+
 def until(reader: Reader, is_so: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + LONGEST_S
     while not is_so():
@@ -108,5 +120,5 @@ def hangs(nvml: FakeNvml) -> Iterator[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    table = {"codes": codes, "hangs": hangs}[sys.argv[1]]
+    table = {"codes": codes, "instances": instances, "hangs": hangs}[sys.argv[1]]
     print(json.dumps(list(table(two_cards(Path(sys.argv[2]))))))

@@ -113,6 +113,21 @@ def test_a_driver_that_does_not_begin_is_told(codes: list[Row], function: str) -
             assert row["within"] == before, "a session that is open does not call it"
 
 
+def test_an_error_of_an_instance_is_not_its_cards(tmp_path: Path) -> None:
+    first, *rows = table("instances", tmp_path)
+    before = first["before"]
+    lost = [row for row in rows if not row["within"].get("MIG-1", {"reachable": True})["reachable"]]
+    assert {row["code"] for row in lost} >= {15, 16}
+    for row in rows:
+        told = row["within"]
+        if "driver" in told:
+            assert blame(row["code"], False) is Blame.DRIVER, row
+        else:
+            assert [told[card.uuid] for card in (ONE, TWO)] == [
+                before[card.uuid] for card in (ONE, TWO)
+            ], row
+
+
 def test_every_call_may_hang_and_the_reading_goes_on(tmp_path: Path) -> None:
     """In a sleep that a signal ends, and in one that the kernel calls uninterruptible."""
     *rows, end = table("hangs", tmp_path)
