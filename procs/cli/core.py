@@ -213,9 +213,16 @@ def _machine_lines(news: News) -> list[str]:
     if load := news.one(HostLoad):
         lines.append(
             f"machine    CPU {load.cpu_pct:.0f} %, memory {load.memory_pct:.0f} %,"
-            f" disk {load.disk_free_bytes / GIB:.0f} GiB free"
+            f" disk {load.disk_free_bytes / GIB:.0f} GiB free{_tasks_part(load)}"
         )
     return lines
+
+
+def _tasks_part(load: HostLoad) -> str:
+    if load.tasks_cpu_pct is None or load.tasks_memory_bytes is None:
+        return ""
+    memory = f"{load.tasks_memory_bytes / GIB:.1f} GiB"
+    return f"; of it tasks CPU {load.tasks_cpu_pct:.0f} %, memory {memory}"
 
 
 def _gpu_lines(news: News) -> list[str]:

@@ -185,11 +185,14 @@ class Samples:
             self._loads.append(load)
 
     def series(self) -> dict[str, list[float]]:
+        """What is not known is drawn as nothing."""
         loads = list(self._loads)
-        pairs = list(itertools.pairwise(loads))
+        pairs, shown = list(itertools.pairwise(loads)), loads[-KEPT_SAMPLES:]
         return {
-            "cpu_pct": [round(load.cpu_pct, 1) for load in loads[-KEPT_SAMPLES:]],
-            "memory_pct": [round(load.memory_pct, 1) for load in loads[-KEPT_SAMPLES:]],
+            "cpu_pct": [round(load.cpu_pct, 1) for load in shown],
+            "tasks_cpu_pct": [round(load.tasks_cpu_pct or 0.0, 1) for load in shown],
+            "memory_pct": [round(load.memory_pct, 1) for load in shown],
+            "tasks_memory_pct": [_tasks_memory_pct(load) for load in shown],
             "received_bytes_per_s": [
                 _rate(a.network_received_bytes, b.network_received_bytes, b.at_s - a.at_s)
                 for a, b in pairs
@@ -198,6 +201,11 @@ class Samples:
                 _rate(a.network_sent_bytes, b.network_sent_bytes, b.at_s - a.at_s) for a, b in pairs
             ],
         }
+
+
+def _tasks_memory_pct(load: HostLoad) -> float:
+    whole = load.inventory.memory_bytes
+    return round(100 * (load.tasks_memory_bytes or 0) / whole, 1) if whole else 0.0
 
 
 def _rate(before: int, after: int, seconds: float) -> float:
@@ -232,6 +240,7 @@ def page(
         "gpus": _plain(sorted(gpus, key=lambda gpu: (gpu.index, gpu.mig_of, gpu.uuid))),
         "vpn": _plain(inbox.fresh(VpnState, now_s)),
         "alerts": alerts(inbox, now_s),
+        "cleared": cleared(inbox, now_s),
         "history": history,
     }
 
@@ -268,6 +277,15 @@ def alerts(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
     hosts, gpus = inbox.all_fresh(HostLoad, now_s), inbox.all_fresh(GpuLoad, now_s)
     found += [_alert(alert) for load in hosts.values() for alert in load.alerts]
     return found + [_gpu_alert(load, alert) for load in gpus.values() for alert in load.alerts]
+
+
+def cleared(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
+    """The alerts that are over, the last first."""
+    hosts, gpus = inbox.all_fresh(HostLoad, now_s), inbox.all_fresh(GpuLoad, now_s)
+    over = [alert for load in hosts.values() for alert in load.cleared]
+    over += [alert for load in gpus.values() for alert in load.cleared]
+    over.sort(key=lambda alert: alert.cleared_unix_s or 0.0, reverse=True)
+    return [_alert(alert) | {"cleared_unix_s": alert.cleared_unix_s} for alert in over]
 
 
 def _silent_monitors(inbox: Inbox, now_s: float) -> list[str]:

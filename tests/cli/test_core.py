@@ -66,6 +66,7 @@ def healthy() -> News:
         pytest.param("3456 in all, 12 last", id="rewards"),
         pytest.param("Docker 20.10.24", id="engine"),
         pytest.param("CPU 42 %, memory 58 %", id="machine"),
+        pytest.param("GiB free; of it tasks CPU 32 %, memory 3.0 GiB", id="the tasks' part"),
         pytest.param("executor       RUNNING   pid 101      restarts 1    since 1 h", id="process"),
         pytest.param("train.1              running 1 min  python:3.11-slim  CPU 63 %", id="task"),
         pytest.param("alerts     none", id="no alert"),

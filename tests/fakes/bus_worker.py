@@ -3,9 +3,12 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from shared.bus import Bus, bus_directory
 from shared.messages import (
@@ -132,6 +135,13 @@ def host_load(at_s: float, cpu_pct: float = 41.5) -> HostLoad:
         network_received_bytes=int(at_s * 250_000),
         network_sent_bytes=int(at_s * 40_000),
         load_1m=1.7,
+        pressure_cpu_pct=12.0,
+        pressure_memory_pct=0.0,
+        pressure_io_pct=3.0,
+        cores_pct=(90, 12, 0, 64, 41, 41, 41, 43),
+        tasks_cpu_pct=31.5,
+        tasks_memory_bytes=3 * GIB,
+        temperature_c=61.0,
     )
 
 
@@ -159,11 +169,13 @@ def gpu_load(at_s: float) -> GpuLoad:
     return GpuLoad(at_s=at_s, gpu_set="gpu0", gpus=(well, gone, mute), alerts=(lost,))
 
 
-def say_all(worker: BusWorker, *tasks: HeldTask, **link: object) -> None:
+def say_all(
+    worker: BusWorker, *tasks: HeldTask, host: Mapping[str, Any] | None = None, **link: object
+) -> None:
     """Every process of a healthy worker beats once, but for web."""
     at_s = time.monotonic()
     worker.say("master_link", link_state(at_s, **link))
     worker.say("executor", task_state(at_s, *tasks))
-    worker.say("monitor@host", host_load(at_s))
+    worker.say("monitor@host", msgspec.structs.replace(host_load(at_s), **host or {}))
     worker.say("vpn", VpnState(at_s=at_s, phase=VpnPhase.OFF))
     worker.say("watchdog", process_state(at_s))

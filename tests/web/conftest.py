@@ -36,6 +36,7 @@ class Beating:
         self.tasks: tuple[HeldTask, ...] = ()
         self.silent = False
         self.has_gpus = False
+        self.host: dict[str, object] = {}  # what the monitor says beside the usual
         self.link: dict[str, object] = {}  # what the link says beside the usual
         self.synced = True  # False: the executor lives, and knows nothing yet
         self.home = home
@@ -49,7 +50,7 @@ class Beating:
             if self.silent:
                 worker.serve()
             else:
-                say_all(worker, *self.tasks, **self.link)
+                say_all(worker, *self.tasks, host=self.host, **self.link)
                 if self.has_gpus:
                     worker.say("monitor@gpu0", gpu_load(time.monotonic()))
                 if not self.synced:

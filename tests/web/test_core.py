@@ -29,6 +29,7 @@ from shared.messages import (
     Alert,
     Capacity,
     Engine,
+    GpuLoad,
     HostLoad,
     LinkState,
     Message,
@@ -250,6 +251,29 @@ def test_samples_make_rates_of_counters() -> None:
         samples.add(host_load(at_s, cpu_pct=10 * at_s))
     assert samples.series()["cpu_pct"] == [10.0, 20.0, 40.0]
     assert samples.series()["received_bytes_per_s"] == [250_000, 250_000]
+
+
+def test_the_tasks_part_is_drawn_where_it_is_known() -> None:
+    samples = Samples()
+    samples.add(host_load(1.0))
+    samples.add(HostLoad(at_s=2.0, cpu_pct=50.0))
+    assert samples.series()["tasks_cpu_pct"] == [31.5, 0.0]
+    assert samples.series()["tasks_memory_pct"] == [9.4, 0.0]
+
+
+def test_alerts_that_are_over_are_told_the_last_first() -> None:
+    alert = Alert(rule="cpu", subject="s", value=9.0, threshold=8.0, raised_unix_s=5.0)
+    over = [
+        msgspec.structs.replace(alert, rule=rule, cleared_unix_s=at)
+        for rule, at in (("swap", 20.0), ("gpu_memory", 30.0), ("cpu", 10.0))
+    ]
+    inbox = inbox_with(
+        ("monitor@host", HostLoad(at_s=9.0, cleared=(over[0], over[2]))),
+        ("monitor@gpu0", GpuLoad(at_s=9.0, cleared=(over[1],))),
+    )
+    told = page(inbox, Owner(), Samples(), None, 10.0, 0.0)["cleared"]
+    assert [alert["text"].split()[0] for alert in told] == ["gpu_memory", "swap", "cpu"]
+    assert [alert["cleared_unix_s"] for alert in told] == [30.0, 20.0, 10.0]
 
 
 def test_samples_are_two_minutes() -> None:

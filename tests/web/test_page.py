@@ -82,7 +82,34 @@ def test_node_processes_and_machine_are_shown(shown: Shown) -> None:
     expect(rows.nth(1)).to_contain_text("1 h 23 min")
     expect(page.locator("#use")).to_contain_text("42 %")
     expect(page.locator("#use .curve").first).to_be_attached()
+    for number, split in ((0, "tasks 32 %, owner 10 %"), (1, "tasks 3.0 GiB, owner 15.0 GiB")):
+        expect(page.locator("#use .chart").nth(number)).to_contain_text(split)
+        expect(page.locator("#use .chart").nth(number).locator(".part")).to_be_attached()
+    expect(page.locator("#use .chart", has_text="Cores (8)")).to_contain_text("busiest 90 %")
+    expect(page.locator("#use .core")).to_have_count(8)
+    said = "61 °C · waiting for CPU 12 %, memory 0 %, disk 3 %"
+    expect(page.locator("#host")).to_contain_text(said)
+    expect(page.locator("#use")).not_to_contain_text("Swap")
     expect(page.locator("#alerts")).to_be_hidden()
+    expect(page.locator("#cleared")).to_be_hidden()
+
+
+def test_an_alert_is_shown_and_then_for_a_while_that_it_is_over(
+    shown: Shown, beating: Beating
+) -> None:
+    now_unix_s = time.time()
+    high = Alert(
+        rule="swap", subject="attic", value=81.0, threshold=80.0, raised_unix_s=now_unix_s - 300
+    )
+    beating.host = {"alerts": (high,), "swap_pct": 81.0}
+    alerts, cleared = (shown.page.locator(name) for name in ("#alerts", "#cleared"))
+    expect(alerts).to_contain_text("swap attic: 81 (threshold 80)for 5 min")
+    expect(shown.page.locator("#use .chart", has_text="Swap")).to_contain_text("81 %")
+    over = msgspec.structs.replace(high, cleared_unix_s=now_unix_s - 120)
+    beating.host = {"cleared": (over,)}
+    expect(alerts).to_be_hidden()
+    expect(cleared).to_contain_text("swap attic: 81 (threshold 80): ended 2 min")
+    expect(cleared).to_contain_text("after 3 min 0 s")
 
 
 def test_each_gpu_is_shown_with_what_it_tells(shown: Shown, beating: Beating) -> None:

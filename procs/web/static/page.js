@@ -105,24 +105,48 @@ function showAlerts(alerts) {
   }));
 }
 
+function showCleared(cleared) {
+  const list = byId("cleared");
+  list.hidden = cleared.length === 0;
+  list.replaceChildren(...cleared.map((alert) => element("li", "",
+    `${alert.text}: ended ${since(alert.cleared_unix_s)} ago, after ${duration(alert.cleared_unix_s - alert.raised_unix_s)}`)));
+}
+
 // ---------------------------------------------------------------- machine
 
-function curve(values, most) {
+function drawn(svg, shape, kind, attributes) {
+  const made = document.createElementNS(SVG, shape);
+  made.setAttribute("class", kind);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  svg.append(made);
+}
+
+function picture() {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 120 40");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
+  return svg;
+}
+
+function curve(values, most, part) {  // part: what the tasks have of it
+  const svg = picture();
   if (values.length < 2) return svg;
   const x = (i) => 120 - (values.length - 1 - i) * 120 / 119;
   const y = (value) => 39 - 38 * Math.min(1, value / most);
-  const points = values.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
-  const area = document.createElementNS(SVG, "polygon");
-  area.setAttribute("class", "area");
-  area.setAttribute("points", `${x(0).toFixed(1)},40 ${points} 120,40`);
-  const line = document.createElementNS(SVG, "polyline");
-  line.setAttribute("class", "curve");
-  line.setAttribute("points", points);
-  svg.append(area, line);
+  const points = (list) => list.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+  const below = (list) => `${x(0).toFixed(1)},40 ${points(list)} 120,40`;
+  drawn(svg, "polygon", "area", {points: below(values)});
+  if (part) drawn(svg, "polygon", "part", {points: below(part)});
+  drawn(svg, "polyline", "curve", {points: points(values)});
+  return svg;
+}
+
+function bars(values) {  // of 100
+  const svg = picture(), step = 120 / values.length;
+  values.forEach((value, i) => drawn(svg, "rect", "core", {
+    x: (i * step).toFixed(2), width: (step * 0.8).toFixed(2), y: (40 - 0.4 * value).toFixed(1), height: (0.4 * value).toFixed(1),
+  }));
   return svg;
 }
 
@@ -150,19 +174,36 @@ function showMachine(state) {
   const rate = (list) => list.length ? `${bytes(list[list.length - 1])}/s` : "–";
   const most = (list) => Math.max(1024, ...list);
   const charts = [
-    chart("CPU", `${host.cpu_pct.toFixed(0)} %`, curve(samples.cpu_pct, 100)),
-    chart("Memory", `${host.memory_pct.toFixed(0)} %`, curve(samples.memory_pct, 100)),
+    shared("CPU", `${host.cpu_pct.toFixed(0)} %`, curve(samples.cpu_pct, 100, samples.tasks_cpu_pct),
+      host.tasks_cpu_pct === null ? "" : `tasks ${host.tasks_cpu_pct.toFixed(0)} %, owner ${Math.max(0, host.cpu_pct - host.tasks_cpu_pct).toFixed(0)} %`),
+    shared("Memory", `${host.memory_pct.toFixed(0)} %`, curve(samples.memory_pct, 100, samples.tasks_memory_pct),
+      host.tasks_memory_bytes === null ? "" : `tasks ${bytes(host.tasks_memory_bytes)}, owner ${bytes(Math.max(0, host.memory_used_bytes - host.tasks_memory_bytes))}`),
     chart("Received", rate(samples.received_bytes_per_s), curve(samples.received_bytes_per_s, most(samples.received_bytes_per_s))),
     chart("Sent", rate(samples.sent_bytes_per_s), curve(samples.sent_bytes_per_s, most(samples.sent_bytes_per_s))),
     chart("Disk", `${bytes(host.disk_free_bytes)} free`, gauge(host.disk_total_bytes ? 1 - host.disk_free_bytes / host.disk_total_bytes : 0)),
   ];
+  if (host.cores_pct.length) charts.push(chart(`Cores (${host.cores_pct.length})`, `busiest ${Math.max(...host.cores_pct)} %`, bars(host.cores_pct)));
+  if (host.swap_pct) charts.push(chart("Swap", `${host.swap_pct.toFixed(0)} %`, gauge(host.swap_pct / 100)));
   for (const gpu of state.gpus) charts.push(gpuChart(gpu));
   byId("use").replaceChildren(...charts);
   const machine = host.inventory;
   setText(byId("host"), [
     machine.operating_system, machine.cpu_count ? `${machine.cpu_count} cores` : "",
     machine.memory_bytes ? bytes(machine.memory_bytes) : "", `load ${host.load_1m.toFixed(2)}`,
+    host.temperature_c === null ? "" : `${host.temperature_c.toFixed(0)} °C`, pressure(host),
   ].filter(Boolean).join(" · "));
+}
+
+function shared(label, value, drawing, split) {
+  const made = chart(label, value, drawing);
+  if (split) made.append(element("span", "reason", split));
+  return made;
+}
+
+function pressure(host) {  // the share of ten seconds in which somebody waited
+  if (host.pressure_cpu_pct === null) return "";
+  const shown = (value) => `${value.toFixed(0)} %`;
+  return `waiting for CPU ${shown(host.pressure_cpu_pct)}, memory ${shown(host.pressure_memory_pct)}, disk ${shown(host.pressure_io_pct)}`;
 }
 
 function gpuChart(gpu) {
@@ -377,6 +418,7 @@ function show(state) {
   showNode(state);
   showOwner(state.owner);
   showAlerts(state.alerts);
+  showCleared(state.cleared);
   showMachine(state);
   showTasks(state.tasks);
   showProcesses(state.processes);
