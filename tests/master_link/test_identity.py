@@ -308,7 +308,7 @@ def test_an_expired_certificate_needs_a_token_and_keeps_the_node(tmp_path: Path)
 def test_a_change_of_the_authority_reaches_the_nodes_while_they_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Certificates live for six seconds here."""
+    """Certificates live for six seconds here: a slow machine needs some to renew."""
     monkeypatch.setattr("procs.master.ca.CERTIFICATE_LIFE_S", 6.0)
     monkeypatch.setattr("procs.master.ca.BACKDATED_S", 0.0)
     monkeypatch.setattr("procs.master.main.REFRESH_EVERY_S", 0.1)

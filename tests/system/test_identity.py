@@ -3,8 +3,9 @@
 import contextlib
 import http.client
 import json
+import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,63 +104,62 @@ def page(port: int, path: str) -> bytes:
         return answer.readline() + answer.readline() if path == "/events" else answer.read()
 
 
-def test_what_proves_who_one_is_lies_in_its_own_file_alone(tmp_path: Path) -> None:
+def write_settings(home: Path, url: str, token: str, page_port: int) -> None:
+    conf = home / "worker.conf"
+    conf.touch(0o600)
+    conf.write_text(
+        f"MASTER_NODE_URL={url}\nMASTER_JOIN_TOKEN={token}\nLOG_LEVEL=DEBUG\n"
+        f"WEB_LISTEN=127.0.0.1:{page_port}\nTASK_LISTEN=127.0.0.1:0\n"
+    )
+
+
+def refused(worker: Supervised, page_port: int) -> None:
+    """In the log, in status, on the page."""
+    said = "the master does not take this node: this master does not know this join token"
+    worker.next(LinkState, lambda s: s.phase is LinkPhase.WAITING and said in s.detail)
+    until(lambda: said.encode() in page(page_port, "/events") or None, "the page says so")
+    assert f"the link is down: {said}" in worker.logs()
+    assert said in status(worker)["node"]["detail"]
+
+
+def joined(worker: Supervised, master: TlsMaster, page_port: int) -> list[bytes]:
+    """All that is shown of it."""
+    state = worker.next(LinkState, lambda s: s.phase is LinkPhase.CONNECTED)
+    assert state.trust_level == 2
+    assert state.certificate_until_unix_s > 0
+    (node,) = master.api.get("/api/v1/nodes")["nodes"]
+    assert node["node_id"] == state.node_id
+    pages = [page(page_port, path) for path in ("/monitor.html", "/events", "/metrics")]
+    assert state.authority_digest.encode() in pages[1]
+    told = status(worker)
+    assert told["node"]["authority_digest"] == state.authority_digest
+    return [*pages, json.dumps(told).encode(), json.dumps(node).encode()]
+
+
+def test_a_whole_worker_is_refused_then_joins_and_no_secret_is_found_anywhere() -> None:
     with short_folder() as folder, tls_master(folder) as master:
         token = str(master.api.order("/api/v1/tokens", {"trust_level": 2})["token"])
-        port = free_port()
-
-        def settings(home: Path) -> None:
-            conf = home / "worker.conf"
-            conf.touch(0o600)
-            conf.write_text(
-                f"MASTER_NODE_URL={master.url}\nMASTER_JOIN_TOKEN={token}\nLOG_LEVEL=DEBUG\n"
-                f"WEB_LISTEN=127.0.0.1:{port}\nTASK_LISTEN=127.0.0.1:0\n"
-            )
-
+        wrong, port = token[:-1] + ("a" if token[-1] != "a" else "b"), free_port()
         programs = ("master_link", "watchdog", "web", "monitor@host")
-        with supervised(programs, prepare=settings) as worker:
-            with contextlib.closing(Bus(worker.home)) as bus:
-                state = worker.next(LinkState, lambda s: s.phase is LinkPhase.CONNECTED)
-                assert state.trust_level == 2
-                assert state.certificate_until_unix_s > 0
-                (node,) = master.api.get("/api/v1/nodes")["nodes"]
-                assert node["node_id"] == state.node_id
-                pages = [page(port, path) for path in ("/monitor.html", "/events", "/metrics")]
-                assert state.authority_digest.encode() in pages[1]
-                told = status(worker)
-                assert told["node"]["authority_digest"] == state.authority_digest
-                shown = [json.dumps(master.api.get("/api/v1/nodes")).encode()]
-            shown.append(json.dumps(told).encode())
-            said = [*bus.passed, *pages, *shown, master.log.read_bytes()]
-            environments = [
-                Path(f"/proc/{pid}/{what}").read_bytes()
-                for pid in worker.pids().values()
-                for what in ("environ", "cmdline")
-            ]
+        with (
+            supervised(
+                programs, prepare=lambda home: write_settings(home, master.url, wrong, port)
+            ) as worker,
+            contextlib.closing(Bus(worker.home)) as bus,
+        ):
+            refused(worker, port)
+            write_settings(worker.home, master.url, token, port)
+            os.kill(worker.pids()["master_link"], signal.SIGKILL)
+            shown = joined(worker, master, port)
+            shown += [*bus.passed, master.log.read_bytes()]
+            for pid in worker.pids().values():
+                shown += [Path(f"/proc/{pid}/{w}").read_bytes() for w in ("environ", "cmdline")]
             for secret, only in secrets_of(master, worker, token).items():
                 assert found_in(folder, secret) | found_in(worker.home, secret) == {only}
                 for mark in traces(secret):
-                    assert not any(mark in text for text in [*said, *environments]), only
+                    assert not any(mark in text for text in shown), only
+            assert found_in(worker.home, wrong.rpartition(".")[2]) == set()
             assert len(bus.passed) > 10
             assert (worker.home / "lib" / "node.key").stat().st_mode & 0o777 == 0o600
-            shutil.copytree(worker.home / "log", tmp_path / "log")
-        assert "registered as" in (tmp_path / "log" / "master_link.log").read_text()
-
-
-def test_a_refusal_stands_in_the_log_in_status_and_on_the_page() -> None:
-    with short_folder() as folder, tls_master(folder) as master:
-        token = str(master.api.order("/api/v1/tokens", {})["token"])
-        wrong = token[:-1] + ("a" if token[-1] != "a" else "b")
-        said = "the master does not take this node: this master does not know this join token"
-        port = free_port()
-        with supervised(
-            ("master_link", "watchdog", "web"),
-            MASTER_NODE_URL=master.url,
-            MASTER_JOIN_TOKEN=wrong,
-            WEB_LISTEN=f"127.0.0.1:{port}",
-        ) as worker:
-            worker.next(LinkState, lambda s: s.phase is LinkPhase.WAITING and said in s.detail)
-            until(lambda: said.encode() in page(port, "/events") or None, "the page says so")
-            assert f"the link is down: {said}" in worker.logs()
-            assert said in status(worker)["node"]["detail"]
+            assert "registered as" in worker.logs()
         assert "is refused: this master does not know this join token" in master.log.read_text()
