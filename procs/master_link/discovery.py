@@ -5,7 +5,7 @@ join token's digest, or the machine's trust store says so; over http only on loo
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.certificate import certificates, digest_of, with_digest
 from shared.join_token import Token
@@ -28,13 +28,15 @@ class DocumentError(MasterHttpError):
 class Discovered:
     """What the document says, as far as it is used. `authority` is empty with plain text.
 
-    `ahead_s`: this machine's clock against the master's.
+    `inside`: where gRPC is reached through the tunnel, if the master says so. `ahead_s`: this
+    machine's clock against the master's.
     """
 
     grpc: str
     join: str
     authority: str = ""
     ahead_s: float = 0.0
+    inside: str = ""
 
 
 def discover(url: str, authority: str, token: Token | None) -> Discovered:
@@ -67,7 +69,7 @@ def _known(url: str, authority: str) -> Discovered:
             f"{url}: it names another authority, {_digests(found.authority)}, than the one that"
             f" this node has joined, {_digests(authority)}"
         )
-    return Discovered(found.grpc, found.join, authority, found.ahead_s)
+    return replace(found, authority=authority)
 
 
 def _by_token(url: str, token: Token) -> Discovered:
@@ -84,7 +86,7 @@ def _by_token(url: str, token: Token) -> Discovered:
     if not with_digest(found.authority, [token.digest]):
         raise UntrustedError(f"{url}: it names another authority when it is asked again")
     authority = found.authority if answer.by_authority else matching[0]
-    return Discovered(found.grpc, found.join, authority, found.ahead_s)
+    return replace(found, authority=authority)
 
 
 def _first_use(url: str) -> Discovered:
@@ -111,8 +113,9 @@ def _read(answer: Answer, url: str) -> Discovered:
             document.get("join", grpc),
             "".join(certificates(document.get("certificate_authority", ""))),
             answer.ahead_s or 0.0,
+            document.get("wireguard", {}).get("grpc", ""),
         )
-        for address in (found.grpc, found.join):
+        for address in filter(None, (found.grpc, found.join, found.inside)):
             split_address(address)
         _digests(found.authority)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:

@@ -16,12 +16,14 @@ import signal
 import time
 from pathlib import Path
 
-from procs.master_link import core, reports, server_edge, wire
+from procs.master_link import core, reports, wire
 from procs.master_link.desk import Desk, Standing
 from procs.master_link.disk import Disk
 from procs.master_link.identity import Identity
+from procs.master_link.listener import Listener
 from procs.master_link.membership import Membership
 from procs.master_link.news import READS, News
+from procs.master_link.passage import Passage
 from procs.master_link.records import FAULT_RETRY_S, Records
 from procs.master_link.reports import Meter, first_from
 from procs.master_link.session import Session
@@ -33,7 +35,6 @@ from shared.pb import hivemind_pb2 as pb
 
 NAME = "master_link"
 CAPABILITIES: frozenset[str] = frozenset()
-LISTEN_RETRY_S = 5.0
 TRIM_EVERY_S = 60.0
 SHORTEST_INTERVAL_S = 0.1
 
@@ -63,6 +64,11 @@ class Link:
         )
         self._identity = Identity(context.home / "lib")
         self._membership = Membership(self._settings, self._identity, self._publish_link)
+        self._passage = Passage(self._settings.vpn, self._news)
+        self._key = ""  # of the tunnel, as it was last seen
+        self._listener = Listener(
+            self._settings.task_listen, self.desk, self._membership, self._passage, self._listens
+        )
         self.session = Session(
             self._settings,
             self.desk,
@@ -70,6 +76,7 @@ class Link:
             self._records,
             self._standing,
             self._membership,
+            self._passage,
             incarnation(os.getppid()),
             _version(),
             self._remember_node_id,
@@ -84,7 +91,7 @@ class Link:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._beats())]
                 await self._open()
-                for work in (self._listen, self.session.run, self._measure, self._trim):
+                for work in (self._listener.run, self.session.run, self._measure, self._trim):
                     tasks.append(group.create_task(work()))
                 await stop.wait()
                 for task in tasks:
@@ -103,6 +110,7 @@ class Link:
         store = self._records.store
         self._standing.node_id = await asyncio.to_thread(self._known_node_id)
         self._standing.trust_level = int(await self._records.run(store.fact, "trust_level") or 0)
+        self._passage.told = await self._records.run(store.fact, "tunnel_key")
         self._last_owner = await asyncio.to_thread(_owner_on_disk, self._home)
         last_to_unix_s = self._records.ledger.to_unix_ns / 1e9
         self._meter = Meter(first_from(last_to_unix_s, time.time()), time.monotonic())
@@ -143,6 +151,9 @@ class Link:
         if load is not None:
             self._meter.add(load, gpus)
         self._judge_node()
+        before, self._key = self._key, self._passage.key
+        if self._key != before:
+            self.session.heartbeat_due.set()
         if self.desk.want() != self._want:
             self._on_change()
         if state is not None:
@@ -175,7 +186,12 @@ class Link:
     def _publish_link(self) -> None:
         now_s, progress = time.monotonic(), self.session.progress
         self._bus.publish(
-            VpnWant(at_s=now_s, synced=progress.tunnel_known, tunnel=progress.tunnel)
+            VpnWant(
+                at_s=now_s,
+                synced=progress.tunnel_known,
+                tunnel=progress.tunnel,
+                public_key=self._passage.told,
+            )
         )
         self._bus.publish(self.link_state(now_s))
 
@@ -204,33 +220,10 @@ class Link:
 
     # -------------------------------------------------------------- long-running work
 
-    async def _listen(self) -> None:
-        """Serve AssignTask where the owner wants it; the channel is open beside it."""
-        address = self._settings.task_listen
-        if not address:
-            return
-        if address.startswith("vpn:"):
-            self._log.warning("TASK_LISTEN=%s: not served, tasks come by the channel", address)
-            return
-        proof = self._membership.credentials if self._membership.tls else None
-        if proof is not None:
-            await self._membership.joined.wait()
-        while True:
-            try:
-                port, stop = await server_edge.serve(self.desk, address, proof, self._on_stranger)
-                break
-            except server_edge.ListenError as err:
-                self._log.error("%s; next try in %.0f s", err, LISTEN_RETRY_S)
-                await asyncio.sleep(LISTEN_RETRY_S)
-        self.session.task_endpoint = f"{address.rpartition(':')[0]}:{port}"
+    def _listens(self, endpoint: str) -> None:
+        """Where the master may dial; empty: nowhere any more."""
+        self.session.task_endpoint = endpoint
         self.session.heartbeat_due.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await stop()
-
-    def _on_stranger(self, who: str) -> None:
-        self._membership.warn("caller", f"a call to TASK_LISTEN is refused: it came from {who}")
 
     async def _measure(self) -> None:
         """Close an interval each RESOURCE_REPORT_INTERVAL; store it before anyone is told."""

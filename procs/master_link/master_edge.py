@@ -128,8 +128,17 @@ def _channel(address: str, credentials: Credentials | None) -> grpc.aio.Channel:
 async def join(
     address: str, authority: str, request: pb.NodeRegistrationRequest
 ) -> pb.NodeRegistrationResponse:
-    """RegisterNode of a node that has no certificate, over a connection of its own."""
-    channel = _channel(address, Credentials(authority.encode()) if authority else None)
+    """RegisterNode of a node that has no certificate."""
+    return await register_once(
+        address, Credentials(authority.encode()) if authority else None, request
+    )
+
+
+async def register_once(
+    address: str, credentials: Credentials | None, request: pb.NodeRegistrationRequest
+) -> pb.NodeRegistrationResponse:
+    """RegisterNode over a connection of its own."""
+    channel = _channel(address, credentials)
     stub: Any = pb_grpc.NodeServiceStub
     try:
         with _errors():

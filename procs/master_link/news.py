@@ -116,6 +116,9 @@ class News:
     def host_load(self) -> HostLoad | None:
         return self._bus.inbox.fresh(HostLoad, time.monotonic())
 
+    def vpn(self) -> VpnState | None:
+        return self._bus.inbox.fresh(VpnState, time.monotonic())
+
     def gpu_loads(self) -> tuple[GpuLoad, ...]:
         return tuple(self._bus.inbox.all_fresh(GpuLoad, time.monotonic()).values())
 
@@ -127,5 +130,5 @@ class News:
         return None if time.monotonic() - self._egress_seen_s < EGRESS_GRACE_S else False
 
     def _covers_tasks(self) -> bool:
-        vpn = self._bus.inbox.fresh(VpnState, time.monotonic())
+        vpn = self.vpn()
         return vpn is not None and any(is_for_tasks(b) for b in vpn.covered_bridges)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,9 +26,11 @@ from procs.master_link.master_edge import (
     MasterLateError,
     UnsupportedError,
     join,
+    register_once,
 )
 from procs.master_link.membership import Membership, NotTakenError, RenewedError
 from procs.master_link.news import Bell, News
+from procs.master_link.passage import Passage, is_within
 from procs.master_link.records import Records
 from shared.backoff import next_delay_s
 from shared.master_http import MasterHttpError, UntrustedError
@@ -52,6 +54,9 @@ ASSIGNMENTS_AT_ONCE = 16  # of up to 16 MiB each, on the channel
 log = logging.getLogger("master_link")
 
 
+Register = Callable[[pb.NodeRegistrationRequest], Awaitable[pb.NodeRegistrationResponse]]
+
+
 @dataclass
 class Progress:
     """How far the link is; shown in link.state."""
@@ -73,6 +78,7 @@ class Session:
     records: Records
     standing: Standing
     membership: Membership
+    passage: Passage
     incarnation: str
     version: str
     remember_node_id: Callable[[str], None]
@@ -84,6 +90,7 @@ class Session:
     couriers_due: Bell = field(default_factory=Bell)
     _heartbeat_s: float = core.DEFAULT_HEARTBEAT_S
     _found: Discovered | None = None
+    _call_register: Register | None = None  # how the master is told of this node, in this try
     _registered: bytes | None = None  # the hardware that the master has
     _endpoint_told: str = ""
     _sequence: int = 0
@@ -144,32 +151,63 @@ class Session:
         """One try with connections of its own; it ends by an exception alone."""
         self._connected.clear()
         credentials = await self.membership.certified(found, partial(self._join, found))
-        master = Master(found.grpc, credentials)
+        address = found.grpc
+        if self.passage.required:
+            self._call_register = partial(register_once, found.grpc, credentials)
+            address = await self._through_tunnel(found)
+        master = Master(address, credentials)
+        if not self.passage.required:
+            self._call_register = master.register
         try:
             if self._registered is None:
-                await self._register(master, found)
+                await self._register(found)
             watch = LogWatch()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat(master))
                 group.create_task(self._keep_channel(master))
                 group.create_task(self._send_reports(master))
                 group.create_task(watch.run())
-                group.create_task(self.membership.keep_valid(partial(self._renew, master)))
+                group.create_task(self.membership.keep_valid(self._renew))
                 group.create_task(self._carry(group, master, watch))
+                if self.passage.required:
+                    group.create_task(self.passage.lost())
         finally:
             self._couriers.clear()
             await master.close()
 
+    async def _through_tunnel(self, found: Discovered) -> str:
+        """With VPN=required: registered beside the tunnel, then nothing until it is proven.
+        Returns where the master is in it."""
+        if self._registered is None:
+            await self._register(found)
+        async with asyncio.TaskGroup() as group:
+            renewing = group.create_task(self.membership.keep_valid(self._renew))
+            await self._wait_for_tunnel(found)
+            renewing.cancel()
+        address = found.inside or found.grpc
+        tunnel = self.progress.tunnel
+        beside = tunnel is not None and not is_within(address, tunnel.allowed_ips)
+        text = f"VPN=required: the tunnel is up, and the master's gRPC, {address}, is not in it"
+        self.membership.warn("tunnel", text if beside else "")
+        return address
+
+    async def _wait_for_tunnel(self, found: Discovered) -> None:
+        self._show(LinkPhase.WAITING, f"VPN=required: {self.passage.why_not}")
+        while not await self.passage.opened():
+            await self._register(found)
+            self._show(LinkPhase.WAITING, f"VPN=required: {self.passage.why_not}")
+
     # -------------------------------------------------------------- RegisterNode
 
-    async def _register(self, master: Master, found: Discovered | None = None) -> None:
+    async def _register(self, found: Discovered | None = None) -> None:
         """As the node that it is; with plain text also for the first time."""
+        assert self._call_register is not None  # each try sets it first
         request = await self._registration()
         if found is not None and self.settings.join_token and not request.node_id:
             request.join_token = self.settings.join_token
             await self._joined(request, await join(found.join, found.authority, request))
         else:
-            await self._joined(request, await master.register(request))
+            await self._joined(request, await self._call_register(request))
 
     async def _join(
         self, found: Discovered, certificate_request: bytes, token: str
@@ -181,13 +219,12 @@ class Session:
         await self._joined(request, response)
         return response
 
-    async def _renew(
-        self, master: Master, certificate_request: bytes, _: str
-    ) -> pb.NodeRegistrationResponse:
-        """Over the connection that the old certificate authenticates."""
+    async def _renew(self, certificate_request: bytes, _: str) -> pb.NodeRegistrationResponse:
+        """Over a connection that the old certificate authenticates."""
+        assert self._call_register is not None  # each try sets it first
         request = await self._registration()
         request.certificate_request = certificate_request
-        response = await master.register(request)
+        response = await self._call_register(request)
         await self._joined(request, response)
         return response
 
@@ -200,6 +237,7 @@ class Session:
             worker_version=self.version,
             protocol_version=PROTOCOL_VERSION,
             task_endpoint=self.task_endpoint,
+            wireguard_public_key=self.passage.key,
             node_id=self.standing.node_id,
         )
 
@@ -225,6 +263,7 @@ class Session:
                 raise NotTakenError(f"the node_id can't be stored: {err}") from err
             self.standing.node_id = response.node_id
         await self._set_trust(response.trust_level)
+        await self._set_key(request.wireguard_public_key)
         self._heartbeat_s = core.heartbeat_s(wire.seconds(response.heartbeat_interval))
         self.progress.tunnel = wire.tunnel(response.vpn) if response.HasField("vpn") else None
         self.progress.tunnel_known = True
@@ -241,9 +280,19 @@ class Session:
             except OSError as err:
                 log.error("the trust level is not stored: %s", err)
 
-    def _hardware_changed(self) -> bool:
-        """Or the address at which it can be dialled."""
-        return self._endpoint_told != self.task_endpoint or (
+    async def _set_key(self, public_key: str) -> None:
+        """What the master was told of the tunnel's key, for this life and the next."""
+        if public_key != self.passage.told:
+            self.passage.told = public_key
+            try:
+                await self.records.run(self.records.store.set_fact, "tunnel_key", public_key)
+            except OSError as err:
+                log.error("the tunnel's key is not stored: %s", err)
+
+    def _must_tell(self) -> bool:
+        """The hardware, the tunnel's key, or the address at which the node can be dialled."""
+        told = (self._endpoint_told, self.passage.told)
+        return told != (self.task_endpoint, self.passage.key) or (
             self.news.hardware_known and self._fingerprint(self._inventory()) != self._registered
         )
 
@@ -288,7 +337,7 @@ class Session:
                 continue
             missed = 0
             self._acknowledged()
-            await self._obey(master, response, sent_s)
+            await self._obey(response, sent_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
                     await self.heartbeat_due.wait()
@@ -301,7 +350,7 @@ class Session:
             self._show(LinkPhase.CONNECTED)
             self._connected.set()
 
-    async def _obey(self, master: Master, response: pb.HeartbeatResponse, sent_s: float) -> None:
+    async def _obey(self, response: pb.HeartbeatResponse, sent_s: float) -> None:
         self.standing.desired = wire.desired(response.desired_state)
         if response.HasField("received_at"):
             self.membership.note_clock(time.time() - wire.seconds(response.received_at))
@@ -310,8 +359,8 @@ class Session:
                 await self.desk.forget(TaskKey(ref.task_id, ref.attempt))
             except OSError as err:
                 log.error("%s.%d is not yet forgotten: %s", ref.task_id, ref.attempt, err)
-        if response.reregister or self._hardware_changed():
-            await self._register(master)
+        if response.reregister or self._must_tell():
+            await self._register()
             self._acknowledged()
         unseen = response.HasField("channel_open") and not response.channel_open
         if unseen and self._channel_since_s < sent_s and self._channel is not None:
