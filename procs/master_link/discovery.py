@@ -19,6 +19,8 @@ from shared.master_http import (
 )
 from shared.settings import is_loopback, split_address
 
+_KNOWN = "this node has joined {}: a master that was set up anew gives a new join token"
+
 
 class DocumentError(MasterHttpError):
     """The document can't be used; the text says why, for the owner."""
@@ -47,9 +49,11 @@ def discover(url: str, authority: str, token: Token | None) -> Discovered:
         return _by_token(url, token) if token else _first_use(url)
     try:
         return _known(url, authority)
-    except UntrustedError:
+    except UntrustedError as err:
         if token is None or with_digest(authority, [token.digest]):
-            raise
+            if "authority" not in str(err):
+                raise
+            raise UntrustedError(f"{err}; {_KNOWN.format(_digests(authority))}") from err
         return _by_token(url, token)  # the owner's newer word: this is another master
 
 

@@ -13,6 +13,7 @@ from procs.master_link.passage import Passage
 from shared.settings import split_address
 
 LISTEN_RETRY_S = 5.0
+STRANGER_SHOWN_S = 600.0
 IN_TUNNEL = "vpn"  # the host in TASK_LISTEN
 
 log = logging.getLogger("master_link")
@@ -70,4 +71,7 @@ class Listener:
             await stop()
 
     def _on_stranger(self, who: str) -> None:
-        self._membership.warn("caller", f"a call to TASK_LISTEN is refused: it came from {who}")
+        text = f"a call to TASK_LISTEN is refused: it came from {who}"
+        self._membership.warn("caller", text)
+        loop = asyncio.get_running_loop()
+        loop.call_later(STRANGER_SHOWN_S, self._membership.withdraw, "caller", text)

@@ -94,6 +94,11 @@ class Membership:
             log.warning("%s", text)
         self._shown()
 
+    def withdraw(self, subject: str, text: str) -> None:
+        """Unless something newer is said of it."""
+        if self.warnings.get(subject) == text:
+            self.warn(subject, "")
+
     # -------------------------------------------------------------- joining
 
     async def certified(self, found: Discovered, register: Register) -> Credentials | None:

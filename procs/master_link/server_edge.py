@@ -100,7 +100,8 @@ class MasterOnly(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         names = [name.decode() for name in about.get("x509_subject_alternative_name", ())]
         if version == TLS and names == [MASTER_NAME]:
             return
-        self._on_refused(f"{' '.join(names) or 'nobody'} ({context.peer()}, {version})")
+        host = context.peer().rpartition(":")[0]  # without the port: the same again is no news
+        self._on_refused(f"{' '.join(names) or 'nobody'} ({host}, {version})")
         await context.abort(
             grpc.StatusCode.PERMISSION_DENIED, f"only {MASTER_NAME} may call, over {TLS}"
         )

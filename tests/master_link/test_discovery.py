@@ -168,6 +168,14 @@ def test_by_the_stored_authority_it_is_refused(tmp_path: Path, spoil: Any, words
             discover(master.url, OURS.pem, None)
 
 
+def test_a_master_that_was_set_up_anew_is_told_apart(tmp_path: Path) -> None:
+    with (
+        front(MASTER, tmp_path, lambda _: document()) as master,
+        pytest.raises(UntrustedError, match=f"this node has joined {digest_of(OTHERS.pem)}: a"),
+    ):
+        discover(master.url, OTHERS.pem, None)
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     with front(MASTER, tmp_path, lambda _: document()) as master:
         master.status = 302

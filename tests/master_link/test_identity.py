@@ -1,6 +1,7 @@
 """Joining and staying: the real master and master_link over TLS, and who is refused, and why."""
 
 import asyncio
+import socket
 import ssl
 import stat
 from collections.abc import Awaitable, Callable
@@ -263,9 +264,17 @@ def test_a_renewed_certificate_is_used_at_once(
     with_master(tmp_path, scenario)
 
 
-def shown(address: str) -> str:
+def shown(address: str, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+    """The certificate that is shown there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = newest
     host, _, port = address.rpartition(":")
-    return ssl.get_server_certificate((host, int(port)))
+    with (
+        socket.create_connection((host, int(port)), 10) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        return secure.getpeercert(binary_form=True) or b""
 
 
 async def endpoint_of(master: TlsMaster) -> str:
@@ -430,8 +439,10 @@ def dial(r: TlsRig, endpoint: str, caller: Party | None, node_id: str) -> grpc.a
 
 
 def test_the_workers_port_takes_the_master_and_nobody_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("procs.master_link.listener.STRANGER_SHOWN_S", 4.0)
+
     async def scenario(master: TlsMaster) -> None:
         async with node(master.url, await master.token(), TASK_LISTEN="127.0.0.1:0") as r:
             await r.start_link()
@@ -448,8 +459,10 @@ def test_the_workers_port_takes_the_master_and_nobody_else(
                 async with dial(r, endpoint, caller, node_id) as channel:
                     assert await _outcome(channel) == expected, caller
 
-            state = r.link_state()
-            assert any("it came from node-of-another" in text for text in state.warnings)
+            assert any("it came from node-of-another" in t for t in r.link_state().warnings)
+            await r.until(lambda: r.link_state().warnings == ())  # it is long ago
+            with pytest.raises(OSError, match=r"alert|EOF|reset"):
+                await asyncio.to_thread(shown, endpoint, ssl.TLSVersion.TLSv1_2)
 
     with_master(tmp_path, scenario)
     assert "a call to TASK_LISTEN is refused: it came from node-of-another" in caplog.text
