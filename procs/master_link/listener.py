@@ -13,7 +13,7 @@ from procs.master_link.passage import Passage
 from shared.settings import split_address
 
 LISTEN_RETRY_S = 5.0
-STRANGER_SHOWN_S = 600.0
+STRANGER_SHOWN_S = 600.0  # long enough to be seen, not for ever
 IN_TUNNEL = "vpn"  # the host in TASK_LISTEN
 
 log = logging.getLogger("master_link")
