@@ -19,7 +19,8 @@ from tests.monitor.gpu_kit import card_of, is_lost, is_well, load_of, watched
 HOST, FIRST, SECOND = "monitor@host", "monitor@gpu0", "monitor@gpu1"
 # The process as start.sh becomes it, but with less patience.
 HASTY = (
-    f"{sys.executable} -c 'import sys; from procs.monitor import gpu, gpu_reader;"
+    f"{sys.executable} -c 'import sys; from procs.monitor import gpu, gpu_core, gpu_reader;"
+    " gpu_core.STALE_S = gpu_reader.STALE_S = 1.5; gpu_core.RETURN_AFTER_S = 1.0;"
     " gpu_reader.REOPEN_S, gpu.HUNG_END_S = 1.0, {}; sys.exit(gpu.main(sys.argv[2:]))'"
     " procs.monitor"
 )
@@ -90,7 +91,7 @@ def test_a_card_that_is_lost_is_told_and_comes_back(
     shared_nvml: FakeNvml, worker: Supervised
 ) -> None:
     card_of(worker, "gpu0")
-    shared_nvml.break_(ANY, "GPU-1", 15)
+    shared_nvml.break_("nvmlDeviceGetPowerUsage", "GPU-1", 15)
     load = load_of(worker, "gpu0", lambda load: is_lost(load.gpus[0]))
     (card,), (alert,) = load.gpus, load.alerts
     assert card.reason == "it fell off the bus"
@@ -142,7 +143,7 @@ def test_the_death_of_one_monitor_is_no_others(
     assert {name for name, pid in worker.pids().items() if pid != pids[name]} == {SECOND}
 
 
-def test_one_set_of_all_cards_of_which_one_hangs_then_goes(nvml: FakeNvml) -> None:
+def test_one_set_of_all_cards_of_which_one_hangs_then_goes_then_comes_back(nvml: FakeNvml) -> None:
     with watched(nvml, ((),), HASTY.format(99.0)) as worker:
         assert [card.uuid for card in load_of(worker, "gpu0").gpus] == ["GPU-1", "GPU-2"]
         nvml.break_("nvmlDeviceGetTemperature", "GPU-1", "hang")
@@ -156,6 +157,9 @@ def test_one_set_of_all_cards_of_which_one_hangs_then_goes(nvml: FakeNvml) -> No
         assert [(card.uuid, card.reachable) for card in cards] == [
             ("GPU-1", True), ("GPU-2", False),
         ]  # fmt: skip
+        nvml.cards = [ONE, TWO]
+        nvml.say()
+        load_of(worker, "gpu0", lambda load: all(map(is_well, load.gpus)))
 
 
 def test_an_error_of_the_hardware_and_the_instances_of_a_split_card(nvml: FakeNvml) -> None:
@@ -199,7 +203,7 @@ def test_a_driver_that_is_not_there_then_comes_then_is_updated(nvml: FakeNvml) -
 
 def test_a_call_that_never_returns_ends_a_process_that_can_end(nvml: FakeNvml) -> None:
     nvml.break_("nvmlInitWithFlags", ANY, "hang")
-    with watched(nvml, ONE_SET, HASTY.format(1.0)) as worker:
+    with watched(nvml, ONE_SET, HASTY.format(2.0)) as worker:
         pid = until(lambda: worker.pids().get(FIRST), "it is there")
         worker.back(FIRST, pid)
         assert "this process ends, another begins" in worker.logs()
@@ -209,7 +213,7 @@ def test_a_call_that_never_returns_ends_a_process_that_can_end(nvml: FakeNvml) -
 
 def test_one_that_the_kernel_does_not_let_go_stays_and_says_so(nvml: FakeNvml) -> None:
     nvml.break_("nvmlDeviceGetTemperature", ANY, "hang_d")
-    with watched(nvml, ONE_SET, HASTY.format(1.0)) as worker:
+    with watched(nvml, ONE_SET, HASTY.format(2.0)) as worker:
         load = load_of(worker, "gpu0", lambda load: "can't be ended" in load.gpus[0].reason)
         pid = worker.pids()[FIRST]
         following = load_of(worker, "gpu0")
