@@ -142,7 +142,7 @@ class InputUpload:
 
 
 class Output:
-    """An output archive, whole or in part. Two uploads at once write the same bytes."""
+    """An output archive, whole or in part."""
 
     def __init__(self, path: Path, sha256: bytes) -> None:
         self.path, self._sha256 = path, sha256
@@ -159,33 +159,50 @@ class Output:
                 continue
         return 0
 
+    def open_upload(self) -> "OutputUpload":
+        """Go on from what is stored. One at a time."""
+        return OutputUpload(self.path, self._part, self._sha256)
+
+
+class OutputUpload:
+    """An archive on its way in. Its digest is reckoned on the way where it came in one go."""
+
+    def __init__(self, path: Path, part: Path, sha256: bytes) -> None:
+        self._path, self._part, self._sha256 = path, part, sha256
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(part, flags, 0o600)
+        self.stored_bytes = os.fstat(self._file).st_size
+        self._digest = hashlib.sha256() if self.stored_bytes == 0 else None
+
     def write(self, offset: int, data: bytes, total_bytes: int) -> bool:
         """Store the next bytes; False: they do not follow what is stored, or are too many."""
-        if self.complete():
-            return True
-        stored = self.stored_bytes()
-        if offset > stored or offset + len(data) > total_bytes:
+        if offset > self.stored_bytes or offset + len(data) > total_bytes:
             return False
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.seek(stored)
-            file.write(data[stored - offset :])
+        fresh = memoryview(data)[self.stored_bytes - offset :]
+        while fresh:
+            count = os.write(self._file, fresh)
+            if self._digest is not None:
+                self._digest.update(fresh[:count])
+            self.stored_bytes += count
+            fresh = fresh[count:]
         return True
 
     def finish(self) -> bool:
         """All bytes are there: give it its name if the digest holds, else start from nothing."""
-        if self.complete():
-            return True
-        try:
-            holds = _digest_and_sync(self._part) == self._sha256
-        except FileNotFoundError:
-            return self.complete()
-        if not holds:
+        os.fsync(self._file)
+        if self._digest is None:
+            with os.fdopen(os.dup(self._file), "rb") as file:
+                file.seek(0)
+                self._digest = hashlib.file_digest(file, "sha256")
+        if self._digest.digest() != self._sha256:
             self._part.unlink(missing_ok=True)
             return False
-        self._part.replace(self.path)
-        sync_directory(self.path.parent)
+        self._part.replace(self._path)
+        sync_directory(self._path.parent)
         return True
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 def _chunk(path: Path, offset: int) -> bytes | None:
@@ -195,9 +212,3 @@ def _chunk(path: Path, offset: int) -> bytes | None:
             return file.read(CHUNK_BYTES)
     except FileNotFoundError:
         return None
-
-
-def _digest_and_sync(path: Path) -> bytes:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").digest()

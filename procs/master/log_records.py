@@ -1,6 +1,6 @@
 """The tasks' logs in the database: gap-free, each record once. Part of the caller's transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
@@ -8,6 +8,11 @@ from procs.master import task_records
 from procs.master.tables import ATTEMPTS, LOG_CHUNKS
 from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
+
+
+def append_all(connection: sa.Connection, chunks: Iterable[pb.TaskLogChunk]) -> dict[Key, int]:
+    """The same for what came together; which sequence of each attempt comes next."""
+    return {Key(one.task_id, one.attempt): append(connection, one) for one in chunks}
 
 
 def append(connection: sa.Connection, chunk: pb.TaskLogChunk) -> int:

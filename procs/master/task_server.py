@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import grpc
@@ -17,8 +18,9 @@ from procs.master import log_records, task_records
 from procs.master.bells import Bells
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
-from procs.master.files import Files, Output
+from procs.master.files import Files, Output, OutputUpload
 from procs.master.gate import Caller, Gate, deny
+from procs.master.inflow import Inflow, Lines, in_any_case
 from procs.master.task_records import Key, NotYours
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
@@ -42,6 +44,7 @@ class TaskServer(pb_grpc.TaskServiceServicer):
     ) -> None:
         self._database, self._files = database, files
         self._dispatcher, self._bells, self._gate = dispatcher, bells, gate
+        self._lines = Lines()
 
     async def AssignTask(
         self, request: pb.TaskAssignmentRequest, context: Context
@@ -66,17 +69,36 @@ class TaskServer(pb_grpc.TaskServiceServicer):
 
     async def StreamTaskLogs(
         self, chunks: AsyncIterator[pb.TaskLogChunk], context: Context
-    ) -> AsyncIterator[pb.TaskLogAck]:
-        """One acknowledgement for each chunk, of what is stored; many tasks on one stream."""
+    ) -> None:
+        """Acknowledges what is stored; many tasks on one stream."""
+        await in_any_case(self._take_logs(chunks, context))
+
+    async def _take_logs(
+        self, chunks: AsyncIterator[pb.TaskLogChunk], context: Context
+    ) -> None:
         caller = await self._gate.caller(context)
         proven: set[Key] = set()
-        async for chunk in chunks:
-            await self._check_holder(context, caller, Key(chunk.task_id, chunk.attempt), proven)
-            next_sequence = await self._database.run(log_records.append, chunk)
-            self._bells.ring(chunk.task_id)
-            yield pb.TaskLogAck(
-                task_id=chunk.task_id, attempt=chunk.attempt, next_sequence=next_sequence
-            )
+        brought: set[Key] = set()
+        inflow = Inflow(chunks)
+        with ExitStack() as lines:
+            try:
+                while batch := await inflow.batch():
+                    for key in {Key(c.task_id, c.attempt) for c in batch}:
+                        await self._check_holder(context, caller, key, proven)
+                        if key not in brought:
+                            brought.add(key)
+                            await self._lines.clear(("log", key))
+                            lines.enter_context(self._lines.bringing(("log", key)))
+                    await self._append(batch, context)
+            finally:
+                await inflow.close()
+
+    async def _append(self, chunks: list[pb.TaskLogChunk], context: Context) -> None:
+        """Stored together: a commit for each would cost more than the storing."""
+        for key, following in (await self._database.run(log_records.append_all, chunks)).items():
+            self._bells.ring(key.task_id)
+            ack = pb.TaskLogAck(task_id=key.task_id, attempt=key.attempt, next_sequence=following)
+            await context.write(ack)
 
     async def FetchTaskInput(
         self, request: pb.TaskInputRequest, context: Context
@@ -103,32 +125,56 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         if await self._database.run(task_records.wanted, key) is None:
             return pb.TaskOutputReceipt(complete=True)
         await _check_digest(request.sha256, context)
+        await self._lines.clear(("output", key))
         return await asyncio.to_thread(_receipt, self._files.output(key, request.sha256))
 
     async def UploadTaskOutput(
         self, chunks: AsyncIterator[pb.TaskOutputChunk], context: Context
     ) -> pb.TaskOutputReceipt:
         """Stores what follows what is there. The receipt says where to go on, or all is well."""
-        output: Output | None = None
-        most_bytes = 0
-        async for chunk in chunks:
-            if output is None:
-                key = Key(chunk.task_id, chunk.attempt)
-                await self._check_holder(context, await self._gate.caller(context), key)
-                spec = await self._database.run(_spec_of_wanted, key)
-                if spec is None:
-                    return pb.TaskOutputReceipt(complete=True)
-                await _check_digest(chunk.sha256, context)
-                most_bytes = _most_output_bytes(spec)
-                output = self._files.output(key, chunk.sha256)
-            if chunk.total_bytes > most_bytes:
-                text = f"an output of {chunk.total_bytes} bytes is over the task's limit"
-                await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-            if not await asyncio.to_thread(_store, output, chunk):
-                break
-        if output is None:
+        return await in_any_case(self._upload(chunks, context))
+
+    async def _upload(
+        self, chunks: AsyncIterator[pb.TaskOutputChunk], context: Context
+    ) -> pb.TaskOutputReceipt:
+        first = await anext(aiter(chunks), None)
+        if first is None:
             return pb.TaskOutputReceipt()
-        return await asyncio.to_thread(_receipt, output)
+        key = Key(first.task_id, first.attempt)
+        await self._check_holder(context, await self._gate.caller(context), key)
+        spec = await self._database.run(_spec_of_wanted, key)
+        if spec is None:
+            return pb.TaskOutputReceipt(complete=True)
+        await _check_digest(first.sha256, context)
+        if first.total_bytes > _most_output_bytes(spec):
+            text = f"an output of {first.total_bytes} bytes is over the task's limit"
+            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        output = self._files.output(key, first.sha256)
+        await self._lines.clear(("output", key))
+        with self._lines.bringing(("output", key)):
+            if not output.complete():
+                await self._store(output, first, chunks)
+            return await asyncio.to_thread(_receipt, output)
+
+    async def _store(
+        self,
+        output: Output,
+        first: pb.TaskOutputChunk,
+        chunks: AsyncIterator[pb.TaskOutputChunk],
+    ) -> None:
+        """What does not follow, or is of another archive, ends it."""
+        total_bytes, upload = first.total_bytes, await asyncio.to_thread(output.open_upload)
+        inflow, batch = Inflow(chunks), [first]
+        try:
+            while await asyncio.to_thread(_write, upload, batch, total_bytes):
+                if upload.stored_bytes == total_bytes:
+                    await asyncio.to_thread(upload.finish)
+                    break
+                if not (batch := await inflow.batch()):
+                    break
+        finally:
+            await inflow.close()
+            upload.close()
 
     async def SubmitTaskResult(
         self, request: pb.TaskResultRequest, context: Context
@@ -200,12 +246,9 @@ def _most_output_bytes(spec: pb.TaskAssignmentRequest) -> int:
     return (spec.output_limit_bytes or DEFAULT_OUTPUT_LIMIT_BYTES) + ARCHIVE_SLACK_BYTES
 
 
-def _store(output: Output, chunk: pb.TaskOutputChunk) -> bool:
-    if not output.write(chunk.offset, chunk.data, chunk.total_bytes):
-        return False
-    if output.stored_bytes() == chunk.total_bytes:
-        return output.finish()
-    return True
+def _write(upload: OutputUpload, chunks: list[pb.TaskOutputChunk], total_bytes: int) -> bool:
+    """Many at once: a thread for each would cost more than the writing."""
+    return all(upload.write(chunk.offset, chunk.data, total_bytes) for chunk in chunks)
 
 
 def _receipt(output: Output) -> pb.TaskOutputReceipt:
