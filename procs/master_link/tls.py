@@ -33,6 +33,8 @@ def why_refused(address: str, credentials: Credentials, lib: Path) -> str:
         ):
             if secure.recv(1):  # a server that takes us speaks first
                 return ""
+    except ssl.SSLEOFError:  # cut off in the middle: a refusal has a reason
+        return ""
     except ssl.SSLError as err:
         return f"{address}: {tls_words(err)}"
     except OSError:
