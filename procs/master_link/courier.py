@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from procs.master_link.master_edge import (
     MasterAwayError,
     MasterError,
     NotThereError,
+    Upload,
 )
 from procs.master_link.news import Bell
+from procs.master_link.turns import Turns
 from shared.messages import StopReason, TaskPhase
 from shared.pb import hivemind_pb2 as pb
 from shared.taskdir import ARCHIVE, LOG, RESULT, InputSpec, RecordError, Report, read_report
-from shared.tasklog import LogReader, LogRecord
+from shared.tasklog import HEADER, MOST_DATA_BYTES, LogReader, LogRecord
 
 DENIED_RETRY_S = 60.0
 STEADY_S = 30.0  # a step that went on so long begins to count failures anew
@@ -88,12 +90,14 @@ class Courier:
         desk: Desk,
         master: Master,
         watch: LogWatch,
+        turns: Turns,
         on_away: Callable[[], None],
     ) -> None:
         self._attempt = attempt
         self._desk = desk
         self._master = master
         self._watch = watch
+        self._turns = turns
         self._on_away = on_away
         self._key = attempt.key
         self._bell = desk.news.bell(attempt.key)
@@ -239,27 +243,24 @@ class Courier:
                 contextlib.closing(LogReader(path, await stream.first_ack())) as reader,
                 self._watch.watching(path, self._bell),
             ):
-                last = await self._send_growth(stream, reader)
-                acknowledged = await stream.end(wire.log_chunk(self._key, last, end=True))
+                await self._send_growth(stream, reader)
+                acknowledged = await stream.ended()
         if acknowledged < reader.next_sequence:
             raise MasterError(f"only {acknowledged} of {reader.next_sequence} log records arrived")
         return acknowledged
 
-    async def _send_growth(self, stream: LogStream, reader: LogReader) -> list[LogRecord]:
-        """Send what the log has and gets; the last of its records, to go with the end."""
-        records: list[LogRecord] = []
-        while True:
+    async def _send_growth(self, stream: LogStream, reader: LogReader) -> None:
+        """Send what the log has and gets, and its end, with the last of its records."""
+        is_over = False
+        while not is_over:
             stream.check()
             was_final = self._is_final  # looked at before the file: what comes later is not its end
-            more = reader.read(CHUNK_BYTES)
-            if records and (more or not was_final):
-                await stream.send(wire.log_chunk(self._key, records))
-                records = []
-            if more:
-                records = more
-            elif was_final:
-                return records
-            elif not self._is_final:
+            async with self._turns.turn():
+                records = reader.read(CHUNK_BYTES)
+                is_over = was_final and _is_all(records)
+                if records or is_over:
+                    await stream.send(wire.log_chunk(self._key, records, end=is_over))
+            if not records and not self._is_final:
                 await self._bell.wait()
 
     async def _send_output(self, report: Report) -> None:
@@ -271,27 +272,50 @@ class Courier:
         )
         receipt = await self._master.query_output(query)
         if not receipt.complete:
-            path = self._directory / ARCHIVE
-            receipt = await self._master.upload(
-                self._chunks(path, sha256, report.output_bytes, receipt.stored_bytes)
-            )
+            async with self._master.upload() as upload:
+                await self._send_chunks(upload, sha256, report.output_bytes, receipt.stored_bytes)
+                receipt = await upload.receipt()
         if not receipt.complete:
             raise MasterError(f"it has {receipt.stored_bytes} of {report.output_bytes} bytes")
 
-    async def _chunks(
-        self, path: Path, sha256: bytes, total_bytes: int, offset: int
-    ) -> AsyncIterator[pb.TaskOutputChunk]:
+    async def _send_chunks(
+        self, upload: Upload, sha256: bytes, total_bytes: int, offset: int
+    ) -> None:
+        """At least one, if need be empty: a master that fell before it had checked all of it does
+        so then."""
+        path, is_over = self._directory / ARCHIVE, False
         with path.open("rb") as file:
-            while offset < total_bytes:
-                data = await asyncio.to_thread(os.pread, file.fileno(), CHUNK_BYTES, offset)
-                if not data:
-                    raise OSError(f"{path} is shorter than its report says")
-                yield pb.TaskOutputChunk(
-                    task_id=self._key.task_id,
-                    attempt=self._key.attempt,
-                    sha256=sha256,
-                    total_bytes=total_bytes,
-                    offset=offset,
-                    data=data,
-                )
+            while not is_over:
+                async with self._turns.turn():
+                    data = await _read_at(file.fileno(), offset)
+                    if not data and offset < total_bytes:
+                        raise OSError(f"{path} is shorter than its report says")
+                    chunk = pb.TaskOutputChunk(
+                        task_id=self._key.task_id,
+                        attempt=self._key.attempt,
+                        sha256=sha256,
+                        total_bytes=total_bytes,
+                        offset=offset,
+                        data=data,
+                    )
+                    await upload.send(chunk)
                 offset += len(data)
+                is_over = offset >= total_bytes
+
+
+def _is_all(records: list[LogRecord]) -> bool:
+    """A read that stopped so early stopped because there was no more."""
+    size_bytes = sum(len(record.data) + HEADER.size for record in records)
+    return size_bytes + MOST_DATA_BYTES + HEADER.size <= CHUNK_BYTES
+
+
+async def _read_at(file: int, offset: int) -> bytes:
+    """The next chunk; from the page cache at once, from a disk in a thread."""
+    buffer = bytearray(CHUNK_BYTES)
+    try:
+        count = os.preadv(file, [buffer], offset, os.RWF_NOWAIT)
+        if count == CHUNK_BYTES:
+            return bytes(buffer)
+    except OSError:  # not there, or not known to this file system
+        pass
+    return await asyncio.to_thread(os.pread, file, CHUNK_BYTES, offset)

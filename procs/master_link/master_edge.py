@@ -48,6 +48,7 @@ AWAY = (
 
 
 LogCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.TaskLogChunk, pb.TaskLogAck]"
+UploadCall: TypeAlias = "grpc.aio.StreamUnaryCall[pb.TaskOutputChunk, pb.TaskOutputReceipt]"
 ChannelCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeMessage, pb.MasterMessage]"
 
 
@@ -199,15 +200,11 @@ class Master:
     async def query_output(self, query: pb.TaskOutputQuery) -> pb.TaskOutputReceipt:
         return await self._call(self._transfer.QueryTaskOutput, query)
 
-    async def upload(self, chunks: AsyncIterator[pb.TaskOutputChunk]) -> pb.TaskOutputReceipt:
-        """`write` waits while the master is slow; an error of `chunks` comes out as it is."""
+    @contextlib.asynccontextmanager
+    async def upload(self) -> AsyncIterator["Upload"]:
         call = self._transfer.UploadTaskOutput(timeout=STREAM_S)
         try:
-            async for chunk in chunks:
-                await _in_time(call.write(chunk))
-            await _in_time(call.done_writing())
-            receipt: pb.TaskOutputReceipt = await _in_time(call)
-            return receipt
+            yield Upload(call)
         finally:
             call.cancel()
 
@@ -243,6 +240,20 @@ class Master:
             yield channel
         finally:
             channel.close()
+
+
+class Upload:
+    """An archive on its way; `send` waits while the master is slow."""
+
+    def __init__(self, call: UploadCall) -> None:
+        self._call = call
+
+    async def send(self, chunk: pb.TaskOutputChunk) -> None:
+        await _in_time(self._call.write(chunk))
+
+    async def receipt(self) -> pb.TaskOutputReceipt:
+        await _in_time(self._call.done_writing())
+        return await _in_time(self._call)
 
 
 class LogStream:
@@ -291,9 +302,8 @@ class LogStream:
     async def send(self, chunk: pb.TaskLogChunk) -> None:
         await _in_time(self._call.write(chunk))
 
-    async def end(self, chunk: pb.TaskLogChunk) -> int:
-        """Send the last chunk; the master's next sequence once it has taken all of it."""
-        await self.send(chunk)
+    async def ended(self) -> int:
+        """After the last chunk: the master's next sequence once it has taken all of it."""
         with _errors():
             await self._call.done_writing()
         try:

@@ -32,6 +32,7 @@ from procs.master_link.membership import Membership, NotTakenError, RenewedError
 from procs.master_link.news import Bell, News
 from procs.master_link.passage import Passage, is_within
 from procs.master_link.records import Records
+from procs.master_link.turns import Turns
 from shared.backoff import next_delay_s
 from shared.master_http import MasterHttpError, UntrustedError
 from shared.messages import LinkPhase, StopReason, Tunnel
@@ -161,14 +162,14 @@ class Session:
         try:
             if self._registered is None:
                 await self._register(found)
-            watch = LogWatch()
+            watch, turns = LogWatch(), Turns()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat(master))
                 group.create_task(self._keep_channel(master))
                 group.create_task(self._send_reports(master))
                 group.create_task(watch.run())
                 group.create_task(self.membership.keep_valid(self._renew))
-                group.create_task(self._carry(group, master, watch))
+                group.create_task(self._carry(group, master, watch, turns))
                 if self.passage.required:
                     group.create_task(self.passage.lost())
         finally:
@@ -464,7 +465,9 @@ class Session:
         if response.desired_state != pb.NODE_STATE_UNSPECIFIED:
             self.standing.desired = wire.desired(response.desired_state)
 
-    async def _carry(self, group: asyncio.TaskGroup, master: Master, watch: LogWatch) -> None:
+    async def _carry(
+        self, group: asyncio.TaskGroup, master: Master, watch: LogWatch, turns: Turns
+    ) -> None:
         """A courier for each attempt that the master is owed; none for a forgotten one."""
         await self._connected.wait()
         while True:
@@ -475,7 +478,7 @@ class Session:
                 elif key not in owed and self._is_forgotten(key):
                     task.cancel()
             for key in owed.keys() - self._couriers.keys():
-                task = group.create_task(self._courier(owed[key], master, watch))
+                task = group.create_task(self._courier(owed[key], master, watch, turns))
                 self._couriers[key] = task
                 task.add_done_callback(lambda _: self.couriers_due.ring())
             await self.couriers_due.wait()
@@ -484,8 +487,11 @@ class Session:
         attempt = self.desk.attempts.get(key)
         return attempt is None or attempt.stop is StopReason.FORGOTTEN
 
-    async def _courier(self, attempt: Attempt, master: Master, watch: LogWatch) -> None:
-        await Courier(attempt, self.desk, master, watch, self.heartbeat_due.set).run()
+    async def _courier(
+        self, attempt: Attempt, master: Master, watch: LogWatch, turns: Turns
+    ) -> None:
+        away = self.heartbeat_due.set
+        await Courier(attempt, self.desk, master, watch, turns, away).run()
 
 
 def _reason(group: BaseExceptionGroup[Exception]) -> str:
