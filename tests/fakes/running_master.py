@@ -67,14 +67,16 @@ class Http:
 class MasterProcess:
     """`hivemind-master serve` as a process of its own, on the same ports at each start."""
 
-    def __init__(self, data: Path, *options: str) -> None:
-        self._data, self._options = data, options
+    def __init__(
+        self, data: Path, *options: str, program: tuple[str, ...] = ("procs.master",)
+    ) -> None:
+        self._data, self._options, self._program = data, options, program
         self.grpc, self.http, self.join = "127.0.0.1:0", "127.0.0.1:0", ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "procs.master", "serve", "--data", str(self._data)),
+            *(sys.executable, "-m", *self._program, "serve", "--data", str(self._data)),
             *("--listen", self.grpc, "--http", self.http, *self._options),
             cwd=REPOSITORY,
             env={k: v for k, v in os.environ.items() if not k.startswith("GRPC_")},  # its own

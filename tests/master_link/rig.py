@@ -133,33 +133,40 @@ async def rig(
         master = FakeMaster()
         await master.start()
         executor = FakeExecutor(home, runs)
-        monitor = Bus(home, "monitor@host")
-        measuring = asyncio.create_task(_measure(monitor))
         made = Rig(home, master, executor, settings)
         try:
-            if start:
-                await made.start_link()
-                await made.connected()
-            yield made
+            async with measuring(home):
+                if start:
+                    await made.start_link()
+                    await made.connected()
+                yield made
         finally:
             if made._running is not None:
                 await made.stop_link()
             await executor.close()
             await master.close()
-            measuring.cancel()
-            monitor.close()
 
 
 @contextlib.asynccontextmanager
 async def told_hardware(home: Path) -> AsyncIterator[None]:
     """An executor and a monitor that speak: a node registers without a wait for them."""
-    executor, monitor = FakeExecutor(home), Bus(home, "monitor@host")
-    measuring = asyncio.create_task(_measure(monitor))
+    executor = FakeExecutor(home)
+    try:
+        async with measuring(home):
+            yield
+    finally:
+        await executor.close()
+
+
+@contextlib.asynccontextmanager
+async def measuring(home: Path) -> AsyncIterator[None]:
+    """A monitor that speaks."""
+    monitor = Bus(home, "monitor@host")
+    task = asyncio.create_task(_measure(monitor))
     try:
         yield
     finally:
-        measuring.cancel()
-        await executor.close()
+        task.cancel()
         monitor.close()
 
 

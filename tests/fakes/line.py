@@ -1,0 +1,257 @@
+"""A worker's line to its master: a real master process, a proxy that does harm, a real
+master_link process, and an executor that does nothing but make logs and archives.
+
+What a task writes follows from its name, so that it can be checked without being kept.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from procs.client.api import Away
+from procs.client.api import Master as Api
+from shared.messages import TaskPhase
+from shared.pb import hivemind_pb2 as pb
+from shared.taskdir import ARCHIVE, TaskKey
+from tests.fakes.counting_master import Counter
+from tests.fakes.cutting_proxy import CuttingProxy
+from tests.fakes.executor import FakeExecutor
+from tests.fakes.running_master import MasterProcess
+from tests.fakes.supervised import Supervised, supervised
+from tests.master_link.rig import measuring, short_home
+
+MASTER_HOST = "127.0.0.2"  # where it listens; it tells of 127.0.0.1, where the proxy is
+COUNTER = "brought"
+LOG_PIECES = 10
+POLL_S = 0.1
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Load:
+    """What each task writes, and for how long."""
+
+    log_bytes: int
+    output_bytes: int
+    run_s: float = 0.5
+    at_once: int = 8
+
+    def log(self, key: TaskKey) -> bytes:
+        return random.Random(f"log {key.directory}").randbytes(self.log_bytes)
+
+    def output(self, key: TaskKey) -> bytes:
+        return random.Random(f"output {key.directory}").randbytes(self.output_bytes)
+
+
+class BusyExecutor(FakeExecutor):
+    """Runs each task that it is given, a few at once."""
+
+    def __init__(self, home: Path, load: Load) -> None:
+        self.load = load
+        self._at_once = asyncio.Semaphore(load.at_once)
+        self._running: dict[TaskKey, asyncio.Task[None]] = {}
+        super().__init__(home, runs=True)
+
+    async def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await super().close()
+
+    def run(self, key: TaskKey) -> None:
+        if key not in self._running:
+            self._running[key] = asyncio.create_task(self._run(key))
+
+    async def _run(self, key: TaskKey) -> None:
+        async with self._at_once:
+            self.move(key, TaskPhase.PREPARING)
+            self.move(key, TaskPhase.RUNNING)
+            content = self.load.log(key)
+            step = max(1, len(content) // LOG_PIECES)
+            for start in range(0, len(content), step):
+                self.log(key).write(content[start : start + step])
+                await asyncio.sleep(self.load.run_s / LOG_PIECES)
+            self.move(key, TaskPhase.COLLECTING)
+            self.finish(key, **await asyncio.to_thread(self._archive, key))
+            self.logs.pop(key).close()
+
+    def _archive(self, key: TaskKey) -> dict[str, Any]:
+        if not self.load.output_bytes:
+            return {}
+        content = self.load.output(key)
+        (self.directory(key) / ARCHIVE).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return {"output_sha256": digest, "output_bytes": len(content), "output_files": 1}
+
+
+@dataclass
+class Line:
+    """All of it, running."""
+
+    home: Path
+    data: Path
+    master: MasterProcess
+    proxy: CuttingProxy
+    worker: Supervised
+    executor: BusyExecutor
+    api: Api
+    keys: list[TaskKey] = field(default_factory=list)
+
+    async def submit(self, count: int) -> None:
+        for number in range(len(self.keys), len(self.keys) + count):
+            body = {"task_id": f"t{number}", "command": ["x"]}
+            await asyncio.to_thread(self.api.post, "/api/v1/tasks", body)
+            self.keys.append(TaskKey(f"t{number}", 1))
+
+    async def all_ended(self, limit_s: float) -> None:
+        async with asyncio.timeout(limit_s):
+            while await self.open_tasks():
+                await asyncio.sleep(POLL_S)
+
+    async def open_tasks(self) -> int:
+        """How many have not ended, by the master's own database: it may be dead just now."""
+        return await asyncio.to_thread(self._count, "SELECT COUNT(*) FROM tasks WHERE state = 0")
+
+    def _count(self, query: str) -> int:
+        path = f"file:{self.data}/master.db?mode=ro"
+        with closing(sqlite3.connect(path, uri=True, timeout=10)) as database:
+            return int(database.execute(query).fetchone()[0])
+
+    def brought_bytes(self) -> int:
+        """Of logs and outputs, to the master's own calls: more than once, if sent again."""
+        return Counter(self.data / COUNTER).read()
+
+    # -------------------------------------------------------------- kills
+
+    def kill_link(self) -> None:
+        """SIGKILL; supervisord starts another."""
+        pid = self.worker.pids().get("master_link")
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def kill_master(self) -> None:
+        await self.master.kill()
+        await self.master.start()
+
+    def link_pid(self) -> int:
+        return self.worker.pids()["master_link"]
+
+    # -------------------------------------------------------------- what has come
+
+    async def faults(self) -> list[str]:
+        """What did not arrive once and byte by byte."""
+        found: list[str] = []
+        for key in self.keys:
+            found += await asyncio.to_thread(self._faults, key)
+        halves = list((self.data / "outputs").glob("*.part"))
+        return found + [f"{path.name} is left" for path in halves]
+
+    def _faults(self, key: TaskKey) -> list[str]:
+        path = f"file:{self.data}/master.db?mode=ro"
+        with closing(sqlite3.connect(path, uri=True)) as database:
+            state, attempt = database.execute(
+                "SELECT state, attempt FROM tasks WHERE task_id = ?", (key.task_id,)
+            ).fetchone()
+            chunks = database.execute(
+                "SELECT body FROM log_chunks WHERE task_id = ? ORDER BY attempt, first_sequence",
+                (key.task_id,),
+            ).fetchall()
+        records = [r for (body,) in chunks for r in pb.TaskLogChunk.FromString(body).records]
+        said = b"".join(record.data for record in records)
+        checks = {
+            f"state {state}": state == pb.TASK_STATE_SUCCEEDED,
+            f"attempt {attempt}": attempt == 1,
+            "log's sequences": [r.sequence for r in records] == list(range(len(records))),
+            "log's content": said == self.executor.load.log(key),
+            "output": self._output(key) == self.executor.load.output(key),
+        }
+        return [f"{key.directory}: {what}" for what, holds in checks.items() if not holds]
+
+    def _output(self, key: TaskKey) -> bytes:
+        names = list((self.data / "outputs").glob(f"{key.directory}.*.tar.gz"))
+        return names[0].read_bytes() if len(names) == 1 else b""
+
+
+def count_bytes(load: Load, tasks: int) -> int:
+    return tasks * (load.log_bytes + load.output_bytes)
+
+
+@asynccontextmanager
+async def line(
+    data: Path,
+    load: Load,
+    *,
+    tls: bool = False,
+    programs: tuple[str, ...] = ("master_link", "watchdog"),
+    **settings: str,
+) -> AsyncIterator[Line]:
+    """Connected; nothing submitted yet."""
+    proxy = CuttingProxy()
+    await proxy.start()
+    proxy.target = (MASTER_HOST, proxy.port)
+    options = ("--listen", f"{MASTER_HOST}:{proxy.port}", "--host", proxy.host)
+    safe = ("--tls", "--join", "127.0.0.1:0") if tls else ()
+    data.mkdir(parents=True, exist_ok=True)
+    counting = ("tests.fakes.counting_master", str(data / COUNTER))
+    master = MasterProcess(data, *options, "--trust-level", "3", *safe, program=counting)
+    try:
+        await master.start()
+        async with _worker(data, load, master, proxy, tls, programs, settings) as made:
+            yield made
+    finally:
+        await master.kill()
+        await proxy.close()
+
+
+@asynccontextmanager
+async def _worker(
+    data: Path,
+    load: Load,
+    master: MasterProcess,
+    proxy: CuttingProxy,
+    tls: bool,
+    programs: tuple[str, ...],
+    settings: dict[str, str],
+) -> AsyncIterator[Line]:
+    url = f"http{'s' * tls}://{master.http}"
+    api = await asyncio.to_thread(Api, url, next(data.rglob("admin.token"), None))
+    if tls:
+        body = {"uses": 1, "trust_level": 3}
+        found = await asyncio.to_thread(api.order, "/api/v1/tokens", body)
+        settings["MASTER_JOIN_TOKEN"] = str(found["token"])
+    with short_home() as home:
+        executor = BusyExecutor(home, load)
+        (home / "worker.conf").write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+        try:
+            async with measuring(home):
+                with supervised(programs, MASTER_NODE_URL=url, HIVEMIND_HOME=str(home)) as worker:
+                    made = Line(home, data, master, proxy, worker, executor, api)
+                    await _connected(made)
+                    yield made
+                    await asyncio.to_thread(worker.stop)
+        finally:
+            await executor.close()
+            api.close()
+
+
+async def _connected(line: Line) -> None:
+    async with asyncio.timeout(60.0):
+        while not await _has_channel(line):
+            await asyncio.sleep(POLL_S)
+
+
+async def _has_channel(line: Line) -> bool:
+    try:
+        nodes = await asyncio.to_thread(line.api.get, "/api/v1/nodes")
+    except Away:
+        return False
+    return any(node["channel_open"] for node in nodes["nodes"])
