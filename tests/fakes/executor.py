@@ -84,6 +84,8 @@ class FakeExecutor:
         for key in list(self.held):
             if key not in wanted and self.held[key].phase.is_final:
                 del self.held[key]
+                if key in self.logs:
+                    self.logs.pop(key).close()
         for key, task in wanted.items():
             if key not in self.held and (self.directory(key) / SPEC).exists():
                 self._take(key)

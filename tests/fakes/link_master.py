@@ -52,6 +52,27 @@ class Memory:
         ]
 
 
+class LooseServer:
+    """Takes the generated handlers on their way to a server: on OpenChannel bytes can be sent,
+    too, that are no message."""
+
+    def __init__(self, server: grpc.aio.Server, open_channel: Any) -> None:
+        self._server = server
+        self._open_channel = grpc.stream_stream_rpc_method_handler(
+            open_channel,
+            request_deserializer=pb.NodeMessage.FromString,
+            response_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
+        )
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same again comes below."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        handlers = handlers | {"OpenChannel": self._open_channel}
+        generic = grpc.method_handlers_generic_handler(service, handlers)
+        self._server.add_generic_rpc_handlers((generic,))
+
+
 class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     """Serves both services and the discovery document on loopback."""
 
@@ -87,7 +108,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self._server = grpc.aio.server(options=options)
         add_node: Any = pb_grpc.add_NodeServiceServicer_to_server
         add_task: Any = pb_grpc.add_TaskServiceServicer_to_server
-        add_node(self, self._server)
+        add_node(self, LooseServer(self._server, self.OpenChannel))
         add_task(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
@@ -210,6 +231,12 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         message = pb.MasterMessage(cancel=request)
         answer: pb.TaskCancelResponse = await self._ask("cancel", request, message, 10.0)
         return answer
+
+    async def say(self, message: bytes) -> None:
+        """On the channel, whatever it is."""
+        await self.until(lambda: self.channel is not None)
+        async with self._writing:
+            await self.channel.write(message)
 
     async def _ask(self, what: str, request: Any, message: Any, limit_s: float) -> Any:
         await self.until(lambda: self.channel is not None)
