@@ -78,8 +78,9 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
 
     def __init__(self, memory: Memory | None = None) -> None:
         self.memory = memory or Memory()
-        self.port = 0
+        self.port = self.http_port = 0
         self.url = ""
+        self._http: Any = None
         self.heartbeat_s = 0.5
         self.trust_level = 3
         self.accept_node = True
@@ -112,7 +113,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         add_task(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
-        if not self.url:
+        if self._http is None:
             self._serve_discovery()
 
     def _serve_discovery(self) -> None:
@@ -128,10 +129,11 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
             def log_message(self, format: str, *args: Any) -> None:
                 """Silent."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.http_port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.http_port = self._http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.http_port}"
 
     async def stop_grpc(self) -> None:
         """The master goes away; `start` brings it back at the same address."""
@@ -139,10 +141,13 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.channel = None
 
     async def close(self) -> None:
+        """All of it goes away; `start` brings it back."""
         await self.stop_grpc()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        if self._http is not None:
+            self._http.shutdown()
+            self._thread.join()
+            self._http.server_close()
+            self._http = None
 
     async def _note(self, method: str, context: Context) -> None:
         if method in self.fail:
