@@ -56,7 +56,7 @@ def admit(
     """A node without a certificate that is valid, by its token or by approval; or why not."""
     try:
         known = _by_key(connection, key_sha256)
-        node_id = _node_id(connection, request.node_id, known, key_sha256)
+        node_id = _node_id(connection, request, known, key_sha256)
         if known is not None and known["revoked"]:
             raise Refused(f"{node_id} was revoked by the master's owner")
         if request.join_token:
@@ -88,9 +88,14 @@ def recognise(
 
 
 def _node_id(
-    connection: sa.Connection, asked: str, known: Row | None, key_sha256: str
+    connection: sa.Connection,
+    request: pb.NodeRegistrationRequest,
+    known: Row | None,
+    key_sha256: str,
 ) -> str:
-    """The key's own id, else the one that it asks for, if that is nobody's."""
+    """The key's own id, else the one that it asks for, if that is nobody's. A node of the time of
+    plain text has no key yet: a token lets it keep its id."""
+    asked = request.node_id
     if known is not None:
         if asked not in ("", known["node_id"]):
             raise Refused(f"{asked} belongs to another key: this one is {known['node_id']}")
@@ -100,7 +105,8 @@ def _node_id(
         raise Refused("node_id: 1 to 64 of a-z, 0-9, _ . - and no dot at its end")
     if node_id == MASTER_NAME:
         raise Refused(f"node_id: {MASTER_NAME} is the master's own name")
-    if connection.execute(sa.select(NODES.c.node_id).where(NODES.c.node_id == node_id)).first():
+    row = connection.execute(sa.select(NODES).where(NODES.c.node_id == node_id)).mappings().first()
+    if row is not None and (row["key_sha256"] or row["revoked"] or not request.join_token):
         raise Refused(f"{node_id} belongs to another key")
     return node_id
 
@@ -113,13 +119,14 @@ def _by_key(connection: sa.Connection, key_sha256: str) -> Row | None:
 def _by_token(
     connection: sa.Connection, text: str, known: Row | None, now_unix_s: float
 ) -> tuple[int, str]:
-    """The trust level and the token's digest."""
+    """The trust level, which a token may raise and never lowers, and the token's digest."""
     spent = known["token_sha256"] if known is not None else ""
     try:
         token = tokens.spend(connection, text, spent, now_unix_s)
     except tokens.Unusable as err:
         raise Refused(str(err)) from err
-    return (known or token)["trust_level"], token["secret_sha256"]
+    before = known["trust_level"] if known is not None else 0
+    return max(before, token["trust_level"]), token["secret_sha256"]
 
 
 # ------------------------------------------------------------------ without a token

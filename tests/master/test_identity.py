@@ -17,6 +17,7 @@ from cryptography import x509
 from procs.master import ca, identity, node_records
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
+from procs.master.main import Settings, running
 from procs.master_link.request import make_key, request
 from shared.certificate import certificates, digest_of
 from shared.master_http import DISCOVERY, by_authority, get
@@ -24,6 +25,7 @@ from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
 from tests.fakes.certificates import DAY_S, Party, authority, of_master, party
 from tests.fakes.running_master import MasterProcess
+from tests.fakes.toy_worker import ToyWorker
 from tests.master_link.tls_rig import TlsMaster, tls_master
 
 NAMED = (("grpc.ssl_target_name_override", "hivemind-master"),)
@@ -297,6 +299,36 @@ def test_a_master_that_lost_its_memory_knows_a_node_by_its_certificate(tmp_path:
 
 
 # ------------------------------------------------------------------ tokens and approval
+
+
+def test_a_token_raises_a_nodes_trust_and_never_lowers_it(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        key, levels = make_key(), []
+        for level in (1, 3, 2):
+            answer = await join(master, await master.token(trust_level=level), key)
+            levels.append(answer.trust_level)
+        assert levels == [1, 3, 3]
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_node_of_the_time_of_plain_text_keeps_its_id_by_a_token(tmp_path: Path) -> None:
+    async def plain() -> None:
+        settings = Settings("127.0.0.1:0", "127.0.0.1:0", tmp_path / "master")
+        async with running(settings) as addresses, ToyWorker(addresses.grpc, node_id="node-old"):
+            pass
+
+    async def scenario(master: TlsMaster) -> None:
+        without = await join(master, "", node_id="node-old")
+        assert without.reason == "node-old belongs to another key"
+        mine = await joined(master, "node-old")
+        assert mine.name == "node-old"
+        again = await join(master, await master.token(), node_id="node-old")
+        assert again.reason == "node-old belongs to another key"
+        assert len(await master.nodes()) == 1
+
+    asyncio.run(plain())
+    with_master(tmp_path, scenario)
 
 
 def test_no_token_is_spent_without_a_node_for_it(
