@@ -138,6 +138,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     version: str = ""
     runtimes: tuple[str, ...] = ()
+    disk_free_bytes: int = 0  # where its images lie; no total: on the home's file system
+    disk_total_bytes: int = 0
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,8 @@ class TaskState(Message, frozen=True, tag="task.state"):
     tasks: tuple[HeldTask, ...] = ()
     capacity: Capacity = Capacity()
     cpu_weight_pct: float | None = None  # of all tasks together, of the normal; None: not set here
+    alerts: tuple[Alert, ...] = ()  # of the engine, not of a task
+    cleared: tuple[Alert, ...] = ()  # lately
 
 
 # ------------------------------------------------------------------ the node

@@ -69,6 +69,7 @@ class Settings:
     alert_memory: Threshold
     alert_swap: Threshold
     alert_disk: Threshold
+    alert_image_disk: Threshold
     alert_temperature: Threshold
     alert_cpu_pressure: Threshold
     alert_memory_pressure: Threshold
@@ -335,6 +336,10 @@ SETTINGS = (
     Setting("ALERT_MEMORY", "alert_memory", "90,85,10", _threshold, "the same of memory"),
     Setting("ALERT_SWAP", "alert_swap", "80,70,60", _threshold, "of swap"),
     Setting("ALERT_DISK", "alert_disk", "95,92,0", _threshold, "of the home's file system"),
+    Setting(
+        "ALERT_IMAGE_DISK", "alert_image_disk", "95,92,0", _threshold,
+        "of Docker's, where that is another",
+    ),
     Setting(
         "ALERT_TEMPERATURE", "alert_temperature", "100,95,60", _threshold,
         "of the CPU, in °C, where there is a sensor",

@@ -95,6 +95,7 @@ class News:
             found += link.warnings
         if processes:
             found += [f"{name} restarts too often" for name in processes.alerts]
+        found += [alert_line(alert) for alert in (tasks.alerts if tasks else ())]
         if tasks and not tasks.engine.available:
             found.append(f"no Docker engine: {tasks.engine.detail}")
         return found

@@ -23,6 +23,7 @@ from procs.executor.core import ALIVE, Event, Instruction, Step, Wait
 from procs.executor.debug import Debug
 from procs.executor.disk_guard import DiskGuard
 from procs.executor.engine import DockerEngine, Engine
+from procs.executor.image_disk import ImageDisk
 from procs.executor.jobs import Jobs
 from procs.executor.keeper_build import ensure_keeper
 from procs.executor.making import Making
@@ -105,6 +106,7 @@ class Executor:
         self._bells = Bells()
         self._guard = DiskGuard(self._tasks, self._work.signal_keeper)
         self._group = TasksGroup()
+        self._image_disk = ImageDisk(context.settings)
         self._boot_id = boot_id()
         self._changed = True
         self._urgent = False  # the change is one that others wait for
@@ -127,6 +129,7 @@ class Executor:
 
     def beat(self, now_s: float) -> None:
         self._watch.beat(now_s, idle=not self._attempts)
+        self._image_disk.beat(self._watch.about, now_s)
         disk_full = self._supply.capacity().disk_full
         if self._debug.is_due(now_s, disk_full=disk_full) and not self._jobs.is_busy(DEBUG):
             self._jobs.submit(DEBUG, self._work.trim_debug)
@@ -147,6 +150,7 @@ class Executor:
     def close(self) -> None:
         for source in self._sources:
             source.close()
+        self._image_disk.close()
         self._store.close()
 
     def _take_results(self, ready: set[int], now_s: float) -> None:
@@ -208,10 +212,14 @@ class Executor:
                     detail=self._watch.detail,
                     version=about.version if about else "",
                     runtimes=about.runtimes if about else (),
+                    disk_free_bytes=self._image_disk.disk.free_bytes,
+                    disk_total_bytes=self._image_disk.disk.total_bytes,
                 ),
                 tasks=tuple(a.held() for a in self._attempts.values()),
                 capacity=self._supply.capacity(),
                 cpu_weight_pct=self._group.pct,
+                alerts=self._image_disk.alerts,
+                cleared=self._image_disk.cleared,
             )
         )
 

@@ -100,14 +100,14 @@ class Meter:
         tasks: TaskState | None,
         now_unix_s: float,
     ) -> None:
-        """Those of the machine, of its GPUs and of its tasks. None: silence says nothing."""
+        """Those of the machine, its GPUs, its engine and its tasks. None: silence says nothing."""
         loads = [("host", host), *((load.gpu_set, load) for load in gpus)]
         for source, load in loads:
             if load is not None and self._is_news(source, load.at_s):
                 self._alerts.hear(source, load.alerts, load.cleared, now_unix_s)
         if tasks is not None and self._is_news("tasks", tasks.at_s):
-            raised = [alert for task in tasks.tasks for alert in task.alerts]
-            self._alerts.hear("tasks", raised, (), now_unix_s)
+            of_tasks = [alert for task in tasks.tasks for alert in task.alerts]
+            self._alerts.hear("tasks", (*tasks.alerts, *of_tasks), tasks.cleared, now_unix_s)
 
     def _is_news(self, source: str, at_s: float) -> bool:
         is_newer = at_s > self._heard_s.get(source, -1.0)

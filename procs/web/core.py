@@ -276,6 +276,7 @@ def alerts(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
     found += [_said(f"no word from {name}: its GPUs are given to no task") for name in mute]
     hosts, gpus = inbox.all_fresh(HostLoad, now_s), inbox.all_fresh(GpuLoad, now_s)
     found += [_alert(alert) for load in hosts.values() for alert in load.alerts]
+    found += [_alert(alert) for alert in (tasks.alerts if tasks else ())]
     return found + [_gpu_alert(load, alert) for load in gpus.values() for alert in load.alerts]
 
 
@@ -284,6 +285,8 @@ def cleared(inbox: Inbox, now_s: float) -> list[dict[str, Any]]:
     hosts, gpus = inbox.all_fresh(HostLoad, now_s), inbox.all_fresh(GpuLoad, now_s)
     over = [alert for load in hosts.values() for alert in load.cleared]
     over += [alert for load in gpus.values() for alert in load.cleared]
+    tasks = inbox.fresh(TaskState, now_s)
+    over += tasks.cleared if tasks else ()
     over.sort(key=lambda alert: alert.cleared_unix_s or 0.0, reverse=True)
     return [_alert(alert) | {"cleared_unix_s": alert.cleared_unix_s} for alert in over]
 

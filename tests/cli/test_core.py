@@ -93,9 +93,12 @@ def test_alerts_come_from_every_process() -> None:
     news = News()
     news.take("monitor@host", HostLoad(at_s=1.0, alerts=(hot,)), 1.0)
     news.take("watchdog", process_state(1.0, alerts=("vpn",)), 1.0)
-    news.take("executor", TaskState(at_s=1.0, engine=Engine(detail="no socket")), 1.0)
+    full = Alert(rule="image_disk", subject="host", value=96, threshold=95, raised_unix_s=1)
+    state = TaskState(at_s=1.0, engine=Engine(detail="no socket"), alerts=(full,))
+    news.take("executor", state, 1.0)
     assert news.alerts() == [
-        "memory host: 97.5, threshold 95", "vpn restarts too often", "no Docker engine: no socket",
+        "memory host: 97.5, threshold 95", "vpn restarts too often",
+        "image_disk host: 96, threshold 95", "no Docker engine: no socket",
     ]  # fmt: skip
     assert json.loads(status_json(news))["alerts"] == news.alerts()
 

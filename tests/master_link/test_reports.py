@@ -107,26 +107,29 @@ def told(report: pb.NodeStatusRequest) -> list[tuple[str, int | None]]:
     ]
 
 
-def test_alerts_are_of_the_machine_its_gpus_and_its_tasks() -> None:
+def test_alerts_are_of_the_machine_its_gpus_its_engine_and_its_tasks() -> None:
     meter = Meter(0.0, 0.0)
     cpu, heat, memory = alert("cpu"), alert("gpu_temperature"), alert("memory")
     task = HeldTask(
         task_id="t", attempt=1, phase=TaskPhase.RUNNING, directory="t.1", alerts=(memory,)
     )
     gpu = GpuLoad(at_s=1.0, gpu_set="gpu0", alerts=(heat,))
-    host, state = HostLoad(at_s=1.0, alerts=(cpu,)), TaskState(at_s=1.0, tasks=(task,))
+    host, full = HostLoad(at_s=1.0, alerts=(cpu,)), alert("image_disk")
+    state = TaskState(at_s=1.0, tasks=(task,), alerts=(full,))
     meter.hear_alerts(host, (gpu,), state, 4.0)
-    all_three = [("cpu", None), ("gpu_temperature", None), ("memory", None)]
-    assert told(close(meter, 30.0, 30.0)) == all_three
+    all_of_them = [
+        ("cpu", None), ("gpu_temperature", None), ("image_disk", None), ("memory", None),
+    ]  # fmt: skip
+    assert told(close(meter, 30.0, 30.0)) == all_of_them
     meter.hear_alerts(None, (), None, 31.0)
-    assert told(close(meter, 60.0, 60.0)) == all_three, "silence ends nothing"
+    assert told(close(meter, 60.0, 60.0)) == all_of_them, "silence ends nothing"
     over = msgspec.structs.replace(cpu, cleared_unix_s=70.0)
     meter.hear_alerts(
         HostLoad(at_s=2.0, cleared=(over,)), (msgspec.structs.replace(gpu, at_s=2.0),),
-        TaskState(at_s=2.0), 75.0,
+        TaskState(at_s=2.0, cleared=(msgspec.structs.replace(full, cleared_unix_s=72.0),)), 75.0,
     )  # fmt: skip
-    assert told(close(meter, 90.0, 90.0)) == [
-        ("gpu_temperature", None), ("cpu", 70), ("memory", 75),
+    assert sorted(told(close(meter, 90.0, 90.0)), key=str) == [
+        ("cpu", 70), ("gpu_temperature", None), ("image_disk", 72), ("memory", 75),
     ]  # fmt: skip
     meter.hear_alerts(HostLoad(at_s=3.0, cleared=(over,)), (), None, 91.0)
     assert ("cpu", 70) not in told(close(meter, 120.0, 120.0)), "told once"

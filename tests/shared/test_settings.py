@@ -75,6 +75,7 @@ TABLE: list[tuple[str, str, Any, list[tuple[str, Any]]]] = [
         ("alert_memory", Threshold(90.0, 85.0, 10.0)),
         ("alert_swap", Threshold(80.0, 70.0, 60.0)),
         ("alert_disk", Threshold(95.0, 92.0, 0.0)),
+        ("alert_image_disk", Threshold(95.0, 92.0, 0.0)),
         ("alert_temperature", Threshold(100.0, 95.0, 60.0)),
         ("alert_cpu_pressure", Threshold(math.inf, math.inf, 0.0)),
         ("alert_memory_pressure", Threshold(20.0, 10.0, 30.0)),

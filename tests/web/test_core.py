@@ -223,7 +223,10 @@ def test_a_tasks_alerts_stand_with_it() -> None:
 
 
 def test_alerts_say_what_to_look_at() -> None:
-    full = TaskState(at_s=9.0, engine=Engine(detail="refused"), capacity=Capacity(disk_full=True))
+    high = Alert(rule="image_disk", subject="s", value=96.0, threshold=95.0, raised_unix_s=5.0)
+    full = TaskState(
+        at_s=9.0, engine=Engine(detail="refused"), capacity=Capacity(disk_full=True), alerts=(high,)
+    )
     inbox = inbox_with(
         ("master_link", LinkState(at_s=9.0, warnings=("the clock is wrong",))),
         ("executor", full),
@@ -236,6 +239,7 @@ def test_alerts_say_what_to_look_at() -> None:
         "Docker is away: refused",
         "the disk is full: no new task is taken",
         "vpn restarts too often",
+        "image_disk s: 96 (threshold 95)",
     ]
 
 
@@ -265,15 +269,17 @@ def test_alerts_that_are_over_are_told_the_last_first() -> None:
     alert = Alert(rule="cpu", subject="s", value=9.0, threshold=8.0, raised_unix_s=5.0)
     over = [
         msgspec.structs.replace(alert, rule=rule, cleared_unix_s=at)
-        for rule, at in (("swap", 20.0), ("gpu_memory", 30.0), ("cpu", 10.0))
+        for rule, at in (("swap", 20.0), ("gpu_memory", 30.0), ("cpu", 10.0), ("image_disk", 15.0))
     ]
     inbox = inbox_with(
         ("monitor@host", HostLoad(at_s=9.0, cleared=(over[0], over[2]))),
         ("monitor@gpu0", GpuLoad(at_s=9.0, cleared=(over[1],))),
+        ("executor", TaskState(at_s=9.0, cleared=(over[3],))),
     )
     told = page(inbox, Owner(), Samples(), None, 10.0, 0.0)["cleared"]
-    assert [alert["text"].split()[0] for alert in told] == ["gpu_memory", "swap", "cpu"]
-    assert [alert["cleared_unix_s"] for alert in told] == [30.0, 20.0, 10.0]
+    names = [alert["text"].split()[0] for alert in told]
+    assert names == ["gpu_memory", "swap", "image_disk", "cpu"]
+    assert [alert["cleared_unix_s"] for alert in told] == [30.0, 20.0, 15.0, 10.0]
 
 
 def test_samples_are_two_minutes() -> None:

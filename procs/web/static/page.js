@@ -182,6 +182,8 @@ function showMachine(state) {
     chart("Sent", rate(samples.sent_bytes_per_s), curve(samples.sent_bytes_per_s, most(samples.sent_bytes_per_s))),
     chart("Disk", `${bytes(host.disk_free_bytes)} free`, gauge(host.disk_total_bytes ? 1 - host.disk_free_bytes / host.disk_total_bytes : 0)),
   ];
+  const images = state.engine;
+  if (images && images.disk_total_bytes) charts.push(chart("Disk of images", `${bytes(images.disk_free_bytes)} free`, gauge(1 - images.disk_free_bytes / images.disk_total_bytes)));
   if (host.cores_pct.length) charts.push(chart(`Cores (${host.cores_pct.length})`, `busiest ${Math.max(...host.cores_pct)} %`, bars(host.cores_pct)));
   if (host.swap_pct) charts.push(chart("Swap", `${host.swap_pct.toFixed(0)} %`, gauge(host.swap_pct / 100)));
   for (const gpu of state.gpus) charts.push(gpuChart(gpu));
