@@ -7,11 +7,11 @@ joins by the same token, which is good for one node only, and is that node.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Sweep:
         return {node["node_id"] for node in await self.master.nodes()}
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _life(
     home: Path, url: str, token: str, launcher: tuple[str, ...]
 ) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -114,16 +114,16 @@ async def _life(
     try:
         yield process
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # all of it has ended
             os.killpg(process.pid, 9)
-            await process.wait()
+        await process.wait()
 
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def swept(data: Path) -> AsyncIterator[Sweep]:
     async with tls_master(data) as master:
         yield Sweep(master)
