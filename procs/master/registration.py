@@ -62,7 +62,7 @@ class Registration:
     ) -> pb.NodeRegistrationResponse:
         caller = await self._gate.caller(context)
         await self._gate.check(context, request.node_id or (caller.node_id if caller else ""))
-        return await self._answer(request, caller)
+        return await self._answer(request, caller, context.peer())
 
     async def at_join(
         self, request: pb.NodeRegistrationRequest, context: Context
@@ -71,19 +71,19 @@ class Registration:
         return await self._answer(request, None)
 
     async def _answer(
-        self, request: pb.NodeRegistrationRequest, caller: Caller | None
+        self, request: pb.NodeRegistrationRequest, caller: Caller | None, peer: str = ""
     ) -> pb.NodeRegistrationResponse:
         try:
             if request.protocol_version != PROTOCOL_VERSION:
                 version = request.protocol_version
                 raise Refusal(f"protocol_version is {version}, this master speaks 1")
-            return await self._take(request, caller)
+            return await self._take(request, caller, peer)
         except (Refusal, ca.BadRequest) as err:
             log.warning("node %r is refused: %s", request.node_name[:SHOWN_CHARACTERS], err)
             return pb.NodeRegistrationResponse(accepted=False, reason=str(err))
 
     async def _take(
-        self, request: pb.NodeRegistrationRequest, caller: Caller | None
+        self, request: pb.NodeRegistrationRequest, caller: Caller | None, peer: str
     ) -> pb.NodeRegistrationResponse:
         identity, asked, key = self._identity, None, request.wireguard_public_key
         if self._vpn is not None and key and not is_key(key):
@@ -110,14 +110,16 @@ class Registration:
         if identity is not None and asked is not None:
             response.certificate = identity.issue(row["node_id"], asked).encode()
         if self._vpn is not None:
-            await self._place_in_vpn(self._vpn, key, response)
+            await self._place_in_vpn(self._vpn, key, peer, response)
         return response
 
     @staticmethod
-    async def _place_in_vpn(vpn: Vpn, key: str, response: pb.NodeRegistrationResponse) -> None:
+    async def _place_in_vpn(
+        vpn: Vpn, key: str, peer: str, response: pb.NodeRegistrationResponse
+    ) -> None:
         """Once the node is known: a refusal here must not cost it its token."""
         try:
-            assigned = await vpn.assign(response.node_id, key)
+            assigned = await vpn.assign(response.node_id, key, peer)
         except KeyTaken as err:
             raise Refusal(str(err)) from err
         if assigned is not None:

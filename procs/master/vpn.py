@@ -5,6 +5,7 @@ whenever it has gone. What it asks of the machine is wireguard.py's.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from shared.pb import hivemind_pb2 as pb
 
 log = logging.getLogger("master")
 
+ANSWER_S = 1.0  # for an answer to leave by the tunnel, before its key is replaced
 LOOK_EVERY_S = 5.0  # is the interface still there? wireguard-go may have been killed
 
 
@@ -43,6 +45,7 @@ class Vpn:
         self.address = vpn_records.server_address(settings.network)
         self._changing = asyncio.Lock()
         self._asked = self._done = 0
+        self._later = asyncio.Event()
 
     async def start(self) -> None:
         """With all peers; what a killed master left is taken over."""
@@ -53,9 +56,13 @@ class Vpn:
             await asyncio.to_thread(wireguard.take_down, self._settings.interface)
 
     async def run(self) -> None:
-        """Puts the interface up again when it has gone."""
+        """Puts the interface up again when it has gone, and sets peers that could wait."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._later.wait(), LOOK_EVERY_S)
+                await asyncio.sleep(ANSWER_S)
+                self._later.clear()
+                await self.sync()
             if wireguard.exists(self._settings.interface):
                 continue
             try:
@@ -79,14 +86,18 @@ class Vpn:
                 log.error("the VPN's peers can't be set: %s", err)  # run() puts it up again
             self._done = asked
 
-    async def assign(self, node_id: str, public_key: str) -> pb.VpnAssignment | None:
-        """The node's place, as it is told; its peer is there when this returns.
+    async def assign(self, node_id: str, public_key: str, caller: str) -> pb.VpnAssignment | None:
+        """The node's place, as it is told; its peer is there when this returns, unless `caller`
+        (gRPC's word for who calls) comes by the tunnel: a new key would cut off the answer.
 
         None: the range is full. KeyTaken: another node has the key.
         """
         network = self._settings.network
         address = await self._database.run(vpn_records.assign, node_id, public_key, network)
-        await self.sync()
+        if caller.startswith(f"ipv4:{address}:"):
+            self._later.set()
+        else:
+            await self.sync()
         if address is None:
             log.error("%s gets no address in the VPN: %s is full", node_id, network)
             return None

@@ -22,6 +22,7 @@ from procs.master_link.master_edge import (
     Channel,
     DeniedError,
     Master,
+    MasterAwayError,
     MasterError,
     MasterLateError,
     UnsupportedError,
@@ -152,13 +153,12 @@ class Session:
         """One try with connections of its own; it ends by an exception alone."""
         self._connected.clear()
         credentials = await self.membership.certified(found, partial(self._join, found))
-        address = found.grpc
+        address, beside = found.grpc, partial(register_once, found.grpc, credentials)
         if self.passage.required:
-            self._call_register = partial(register_once, found.grpc, credentials)
+            self._call_register = beside
             address = await self._through_tunnel(found)
         master = Master(address, credentials)
-        if not self.passage.required:
-            self._call_register = master.register
+        self._call_register = partial(self._tell, master, beside)
         try:
             if self._registered is None:
                 await self._register(found)
@@ -179,7 +179,7 @@ class Session:
     async def _through_tunnel(self, found: Discovered) -> str:
         """With VPN=required: registered beside the tunnel, then nothing until it is proven.
         Returns where the master is in it."""
-        if self._registered is None:
+        if self._registered is None or self._must_tell():
             await self._register(found)
         async with asyncio.TaskGroup() as group:
             renewing = group.create_task(self.membership.keep_valid(self._renew))
@@ -197,6 +197,15 @@ class Session:
         while not await self.passage.opened():
             await self._register(found)
             self._show(LinkPhase.WAITING, f"VPN=required: {self.passage.why_not}")
+
+    async def _tell(
+        self, master: Master, beside: Register, request: pb.NodeRegistrationRequest
+    ) -> pb.NodeRegistrationResponse:
+        """A new key of the tunnel rather beside it: it cuts the tunnel that its answer comes by."""
+        if self.passage.required and request.wireguard_public_key != self.passage.told:
+            with contextlib.suppress(MasterAwayError):
+                return await beside(request)
+        return await master.register(request)
 
     # -------------------------------------------------------------- RegisterNode
 

@@ -180,7 +180,7 @@ class TunnelMaster:
                     *self.wires.enter("master"),
                     *(sys.executable, "-m", "procs.master", "serve", "--data", str(self.data)),
                     *("--listen", "0.0.0.0:5", "--http", "0.0.0.0:6", "--join", "0.0.0.0:7"),
-                    *("--host", self.wires.control, "--vpn", "--vpn-port", str(PORT)),
+                    *("--host", MASTER, "--vpn", "--vpn-port", str(PORT)),
                     *("--vpn-endpoint", f"{MASTER}:{PORT}"),
                     *("--vpn-interface", self.wires.interface, *options),
                 ),
