@@ -176,6 +176,7 @@ class Machine:
         self._policy = Weight()
         self.expected: list[float] = []  # after each host.load
         self.owner_pcts: list[float] = []
+        self.tasks_pcts: list[float] = []
         self.seen: list[tuple[int, float]] = []  # (how many host.loads before, weight)
 
     def look(self) -> None:
@@ -187,6 +188,7 @@ class Machine:
                 self.seen.append((len(self.expected), message.cpu_weight_pct))
 
     def _follow(self, load: HostLoad, tasks_cpu_pct: float) -> None:
+        self.tasks_pcts.append(tasks_cpu_pct)
         self.owner_pcts.append(owner_cpu_pct(load.cpu_pct, tasks_cpu_pct))
         self._policy = next_weight(
             self._policy, self.owner_pcts[-1], load.pressure_cpu_pct, load.at_s
@@ -283,8 +285,9 @@ def test_the_owners_own_work_comes_first(
     )
     rose_s = time.monotonic() - ended_s
     print(f"least after {beats} beats, the owner has {part:.3f}; normal {rose_s:.1f} s later")
+    assert max(machine.tasks_pcts) > 5, "the task is seen, whatever else runs"
     assert beats <= MOST_BEATS
-    assert part > 0.8, "that of two programs against all tasks"
+    assert part > 0.7, "at the normal weight it is a half"
     others = machine.owner_pcts[-int(PATIENCE_S) :]
     assert machine.weight_pct == NORMAL_PCT or max(others) > OWNER_QUIET_PCT, others
     wrong = [

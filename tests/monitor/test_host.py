@@ -59,6 +59,31 @@ def test_cpu_is_what_was_used_in_between(tmp_path: Path) -> None:
     assert load.cpu_pct == pytest.approx(mean, abs=TOLERANCE_PCT)
 
 
+def test_a_busy_core_is_told_from_the_others(tmp_path: Path) -> None:
+    mine = os.sched_getaffinity(0)
+    number = max(mine)
+    os.sched_setaffinity(0, {number})
+    try:
+        host = Host(tmp_path)
+        spin(0.5)
+        load = host.read(time.monotonic(), 0.0)
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert load.cores_pct[number] >= 80
+
+
+def test_the_temperature_is_the_hottest_that_the_cpu_has() -> None:
+    found = CpuTemperature().read()
+    chips = psutil.sensors_temperatures()
+    known = [chips.get(name, []) for name in ("coretemp", "k10temp", "cpu_thermal")]
+    cpu = [sensor.current for chip in known for sensor in chip]
+    if cpu:
+        assert found is not None
+        assert min(cpu) - 5 <= found <= max(cpu) + 5
+    else:
+        assert found is None or 0 < found < 120
+
+
 def test_pressure_and_network_are_the_kernels(tmp_path: Path) -> None:
     load = Host(tmp_path).read(time.monotonic(), 0.0)
     for name in ("cpu", "memory", "io"):

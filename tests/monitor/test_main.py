@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from shared.messages import HostLoad
-from tests.fakes.supervised import ROOT, Supervised, supervised, until
+from tests.fakes.supervised import ROOT, Supervised, read_json, supervised, until
 
 NAME = "monitor@host"
 
@@ -42,6 +42,12 @@ def test_it_measures_this_machine_and_keeps_samples() -> None:
         assert 0 <= load.cpu_pct <= 100
         assert 0 < load.disk_free_bytes <= load.disk_total_bytes
         assert (load.pressure_cpu_pct is not None) == Path("/proc/pressure/cpu").exists()
+        assert len(load.cores_pct) == psutil.cpu_count()
+        assert load.tasks_cpu_pct is not None
+        assert load.tasks_memory_bytes is not None
+        scored = worker.next(HostLoad, lambda load: load.inventory.cpu_score > 0)
+        kept = read_json(worker.home / "lib" / "cpu_score.json")
+        assert kept["score"] == scored.inventory.cpu_score
         following = worker.next(HostLoad)
         assert 0.5 < following.at_s - load.at_s < 10
         assert following.network_received_bytes >= load.network_received_bytes
@@ -49,6 +55,15 @@ def test_it_measures_this_machine_and_keeps_samples() -> None:
         os.kill(pid, signal.SIGTERM)  # in order: what is pending is written
         worker.back(NAME, pid)
         assert until(lambda: samples(worker), "samples are on disk") >= 2
+
+
+def test_a_threshold_of_the_owners_is_an_alert() -> None:
+    with supervised([NAME], ALERT_DISK="0,0,0", ALERT_MEMORY="off", NODE_NAME="attic") as worker:
+        load = worker.next(HostLoad, lambda load: bool(load.alerts))
+        (alert,) = load.alerts
+        assert (alert.rule, alert.subject, alert.threshold) == ("disk", "attic", 0.0)
+        assert load.cleared == ()
+        assert "alert disk" in worker.logs()
 
 
 def test_a_broken_database_is_set_aside_and_the_beat_goes_on() -> None:
