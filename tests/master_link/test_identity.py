@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from procs.master import joining
 from procs.master_link import membership, session
 from shared.certificate import certificates, digest_of
 from shared.join_token import Token, read_token, write_token
@@ -260,6 +261,29 @@ def test_a_renewed_certificate_is_used_at_once(
                     await asyncio.sleep(0.05)
             assert "connecting again with the new certificate" in caplog.text
             assert "the link is down" not in caplog.text
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_renewal_that_is_refused_is_a_warning_while_the_certificate_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "LOOK_EVERY_S", 0.05)
+    whole = joining.recognise
+
+    async def scenario(master: TlsMaster) -> None:
+        async with node(master.url, await master.token()) as r:
+            await r.start_link()
+            await r.joined()
+            old = (r.lib / "node.crt").read_bytes()
+            monkeypatch.setattr(joining, "recognise", lambda *_, **__: "not today")
+            monkeypatch.setattr("procs.master_link.identity.RENEW_AT", 0.0)
+            await r.until(lambda: any("not today" in text for text in r.link_state().warnings))
+            await r.joined()
+            assert (r.lib / "node.crt").read_bytes() == old
+            monkeypatch.setattr(joining, "recognise", whole)
+            await r.until(lambda: (r.lib / "node.crt").read_bytes() != old)
+            await r.until(lambda: r.link_state().warnings == ())
 
     with_master(tmp_path, scenario)
 
