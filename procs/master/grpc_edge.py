@@ -40,6 +40,7 @@ JOIN_OPTIONS = [
 ]
 DIAL_OPTIONS = [
     *MESSAGE_OPTIONS,
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),  # a proxy would apply to loopback too
     ("grpc.max_reconnect_backoff_ms", 5_000),  # we pace ourselves
 ]
