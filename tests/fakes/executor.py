@@ -91,7 +91,7 @@ class FakeExecutor:
                 self._take(key)
             if task.stop is not None and not self.held[key].phase.is_final:
                 self.finish(key, TaskPhase.CANCELLED, error=task.stop_detail or task.stop)
-            elif self.runs and not self.held[key].phase.is_final:
+            elif self.runs and self.held[key].phase is TaskPhase.ACCEPTED:
                 self.run(key)
         if self.held != before:
             self.publish()

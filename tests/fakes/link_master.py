@@ -80,6 +80,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.memory = memory or Memory()
         self.port = self.http_port = 0
         self.url = ""
+        self.seen_at = ""  # instead of the port: what discovery says
         self._http: Any = None
         self.heartbeat_s = 0.5
         self.trust_level = 3
@@ -117,10 +118,12 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
             self._serve_discovery()
 
     def _serve_discovery(self) -> None:
-        document = json.dumps({"grpc": f"127.0.0.1:{self.port}"}).encode()
+        master = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                seen_at = master.seen_at or f"127.0.0.1:{master.port}"
+                document = json.dumps({"grpc": seen_at}).encode()
                 self.send_response(200 if self.path == "/.well-known/hivemind" else 404)
                 self.send_header("Content-Length", str(len(document)))
                 self.end_headers()
