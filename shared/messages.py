@@ -282,6 +282,7 @@ class VpnState(Message, frozen=True, tag="vpn.state"):
     covered_bridges: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()  # those that the firewall lets tasks reach
     public_key: str = ""  # of this node's end, as the master should know it; empty: no tunnel
+    key_is_owners: bool = False  # the configuration is the owner's own: the worker changes nothing
 
 
 # ------------------------------------------------------------------ measured

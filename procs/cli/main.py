@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,8 @@ app = typer.Typer(
 )
 image = typer.Typer(help="The image of tasks that name none.", no_args_is_help=True)
 app.add_typer(image, name="image")
+vpn = typer.Typer(help="The tunnel to the master.", no_args_is_help=True)
+app.add_typer(vpn, name="vpn")
 
 
 def main() -> None:
@@ -166,8 +169,12 @@ def drain(
 
 
 def _wish(home: Path, phase: NodePhase) -> None:
+    _ask(home, lambda: owner.wish(home, phase))
+
+
+def _ask(home: Path, ask: Callable[[], None]) -> None:
     try:
-        owner.wish(home, phase)
+        ask()
     except NoAnswerError as err:
         said = f"no worker runs in {home}, or its web process is away: {err}"
         raise _refused(said, EXIT_NO_WORKER) from err
@@ -256,6 +263,16 @@ def configure(
     print("\n".join(gpus.told(sets, cards)))
     if changed:
         print(f"a worker that runs heeds it after: {gpus.reload(settings.home, foreground.ROOT)}")
+
+
+@vpn.command()
+def rotate(context: typer.Context) -> None:
+    """Make a new key for the tunnel and tell the master; nothing is cut.
+
+    Exit code 1: there is no key to change; 3: no worker runs.
+    """
+    home = _home(context.obj)
+    _ask(home, lambda: owner.rotate(home))
 
 
 @image.command()

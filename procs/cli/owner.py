@@ -1,4 +1,4 @@
-"""`hivemind-worker drain`, `pause` and `resume`: the owner's wish, asked of web.
+"""`hivemind-worker drain`, `pause`, `resume`, `vpn rotate`: the owner's wish, asked of web.
 
 Reads the bus to wait for the end of the last task; publishes nothing.
 """
@@ -33,6 +33,12 @@ def wish(home: Path, phase: NodePhase) -> None:
     """Kept on disk when this returns; NoAnswerError, RefusedError."""
     ask_owner(home, "/owner", {"wish": phase.value})
     print(SAID[phase], flush=True)
+
+
+def rotate(home: Path) -> None:
+    """Kept on disk when this returns; NoAnswerError, RefusedError."""
+    ask_owner(home, "/vpn/rotate", {})
+    print("a new key is made; the tunnel changes to it as soon as the master knows it")
 
 
 def wait_for_the_last(home: Path, timeout_s: float | None) -> None:

@@ -195,7 +195,7 @@ class TunnelWatch:
                 was_proven=self._watch.heard_s is not None,
                 trouble=held.trouble,
                 ends=core.ends(endpoints),
-                notes=held.file.conf.unheeded[:MOST_NOTES] if held.file.conf else (),
+                notes=self._notes(),
             )
         )
         address = conf.interface.addresses[0] if conf and conf.interface.addresses else ""
@@ -207,7 +207,13 @@ class TunnelWatch:
             address="" if off else address.partition("/")[0],
             handshake_unix_s=look.handshake_unix_s,
             public_key="" if off else held.public_key,
+            key_is_owners=held.file.conf is not None and not held.file.conf.is_ours,
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        coming = ("a new key waits until the master knows it",) if self._held.coming.conf else ()
+        file = self._held.file.conf
+        return (*coming, *(file.unheeded[:MOST_NOTES] if file is not None else ()))
 
     def close(self) -> None:
         """An orderly end: the tunnel goes."""

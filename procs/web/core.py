@@ -112,6 +112,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 
     wish: NodePhase = NodePhase.READY
     stopped_tasks: tuple[str, ...] = ()
+    tunnel_key_after_unix_s: float = 0.0
 
 
 class Refused(ValueError):
@@ -121,7 +122,18 @@ class Refused(ValueError):
 def with_wish(owner: Owner, wish: str) -> Owner:
     if wish not in WISHES:
         raise Refused("wish must be " + " or ".join(WISHES))
-    return Owner(wish=NodePhase(wish), stopped_tasks=owner.stopped_tasks)
+    return msgspec.structs.replace(owner, wish=NodePhase(wish))
+
+
+def with_new_tunnel_key(owner: Owner, vpn: VpnState | None, now_unix_s: float) -> Owner:
+    """The tunnel's key is to be made anew, once."""
+    if vpn is None:
+        raise Refused("the vpn process says nothing at the moment")
+    if not vpn.public_key:
+        raise Refused(f"there is no tunnel whose key could be changed: {vpn.detail}")
+    if vpn.key_is_owners:
+        raise Refused("the tunnel's file is your own: put a new key there, and tell the master")
+    return msgspec.structs.replace(owner, tunnel_key_after_unix_s=now_unix_s)
 
 
 def with_stopped(owner: Owner, directory: str, tasks: TaskState | None) -> Owner:
@@ -134,7 +146,7 @@ def with_stopped(owner: Owner, directory: str, tasks: TaskState | None) -> Owner
     if held[directory].phase.is_final:
         raise Refused(f"{directory} has ended already")
     stopped = tuple(sorted({*owner.stopped_tasks, directory}))
-    return Owner(wish=owner.wish, stopped_tasks=stopped)
+    return msgspec.structs.replace(owner, stopped_tasks=stopped)
 
 
 def pruned(owner: Owner, tasks: TaskState | None) -> Owner:
@@ -143,7 +155,9 @@ def pruned(owner: Owner, tasks: TaskState | None) -> Owner:
         return owner
     held = {task.directory for task in tasks.tasks}
     left = tuple(name for name in owner.stopped_tasks if name in held)
-    return owner if left == owner.stopped_tasks else Owner(wish=owner.wish, stopped_tasks=left)
+    if left == owner.stopped_tasks:
+        return owner
+    return msgspec.structs.replace(owner, stopped_tasks=left)
 
 
 # ------------------------------------------------------------------ health

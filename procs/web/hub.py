@@ -15,7 +15,7 @@ from procs.web.history import look
 from procs.web.logs import Logs, Part
 from procs.web.owner import load_owner, save_owner
 from shared.history import Search
-from shared.messages import HostLoad, OwnerWant, TaskState
+from shared.messages import HostLoad, OwnerWant, TaskState, VpnState
 from shared.service import Context
 
 GATHER_S = 0.1  # all processes beat at once: their STATEs go out as one
@@ -68,12 +68,16 @@ class Hub:
                 at_s=time.monotonic(),
                 wish=self._owner.wish,
                 stopped_tasks=self._owner.stopped_tasks,
+                tunnel_key_after_unix_s=self._owner.tunnel_key_after_unix_s,
             )
         )
 
     def tasks(self) -> TaskState | None:
         self._catch_up()
         return self._bus.inbox.fresh(TaskState, time.monotonic())
+
+    def vpn(self) -> VpnState | None:
+        return self._bus.inbox.fresh(VpnState, time.monotonic())
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         self._catch_up()

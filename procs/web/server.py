@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def make_app(hub: Hub, access: core.Access) -> ASGIApp:
         except SearchError as err:
             return _refused(400, str(err))
 
+    routes = [
+        Route("/", to_page),
+        Route("/events", events),
+        Route("/healthz", health),
+        Route("/history", history),
+        *_owners_routes(hub),
+        *_static_routes(),
+    ]
+    return Guard(Starlette(routes=routes), access)
+
+
+def _owners_routes(hub: Hub) -> list[Route]:
+    """What the owner may change."""
+
     async def wish(request: Request) -> Response:
         try:
             wanted = msgspec.json.decode(await request.body(), type=Wish).wish
@@ -114,16 +129,20 @@ def make_app(hub: Hub, access: core.Access) -> ASGIApp:
         except core.Refused as err:
             return _refused(409, str(err))
 
-    routes = [
-        Route("/", to_page),
-        Route("/events", events),
-        Route("/healthz", health),
-        Route("/history", history),
+    async def rotate(request: Request) -> Response:
+        now_unix_s, vpn = time.time(), hub.vpn()
+        try:
+            return _json(
+                await hub.change(lambda owner: core.with_new_tunnel_key(owner, vpn, now_unix_s))
+            )
+        except core.Refused as err:
+            return _refused(409, str(err))
+
+    return [
         Route("/owner", wish, methods=["POST"]),
         Route("/tasks/{directory}/stop", stop, methods=["POST"]),
-        *_static_routes(),
+        Route("/vpn/rotate", rotate, methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), access)
 
 
 def _json(body: object, status: int = 200) -> Response:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from procs.cli.core import Drain, News
-from shared.messages import LinkState, NodePhase, OwnerWant, TaskState
+from shared.messages import LinkState, NodePhase, OwnerWant, TaskState, VpnState
 from shared.owner_socket import NoAnswerError, RefusedError, ask_owner, owner_socket
 from shared.settings import Settings, load
 from tests.cli.test_main import STARTED, finish, read_until, start
@@ -57,6 +57,21 @@ def test_a_wish_is_kept_by_web(home: Path, serving: Serving, command: str, wish:
     assert out.startswith("the node")
     kept = (home / "lib" / "owner.json").read_text() if wish != "ready" else '"ready"'
     assert f'"{wish}"' in kept
+
+
+def test_the_tunnels_key_is_asked_to_be_changed(
+    home: Path, beating: Beating, serving: Serving
+) -> None:
+    code, out, err = finish(start(home, "vpn", "rotate"))
+    assert (code, out) == (1, "")
+    assert "there is no tunnel whose key could be changed" in err
+    beating.vpn = VpnState(at_s=0.0, public_key="k")
+
+    def is_taken() -> bool:
+        return finish(start(home, "vpn", "rotate"))[0] == 0
+
+    wait_for(is_taken, "it is taken")
+    assert '"tunnel_key_after_unix_s":1' in (home / "lib" / "owner.json").read_text()
 
 
 def test_drain_waits_until_no_task_is_held(home: Path, beating: Beating, serving: Serving) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from procs.web.main import READS, run
 from shared.bus import Bus
-from shared.messages import HeldTask, TaskState
+from shared.messages import HeldTask, TaskState, VpnState
 from shared.service import Context
 from shared.settings import Settings, load
 from tests.fakes.bus_worker import BusWorker, gpu_load, say_all, short_home
@@ -38,6 +39,7 @@ class Beating:
         self.has_gpus = False
         self.host: dict[str, object] = {}  # what the monitor says beside the usual
         self.link: dict[str, object] = {}  # what the link says beside the usual
+        self.vpn: VpnState | None = None  # None: as it is where there is no VPN
         self.synced = True  # False: the executor lives, and knows nothing yet
         self.home = home
         self._end = threading.Event()
@@ -53,6 +55,9 @@ class Beating:
                 say_all(worker, *self.tasks, host=self.host, **self.link)
                 if self.has_gpus:
                     worker.say("monitor@gpu0", gpu_load(time.monotonic()))
+                if self.vpn is not None:
+                    said = msgspec.structs.replace(self.vpn, at_s=time.monotonic())
+                    worker.say("vpn", said)
                 if not self.synced:
                     worker.say("executor", TaskState(at_s=time.monotonic(), synced=False))
         worker.close()

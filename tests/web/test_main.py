@@ -20,7 +20,7 @@ from procs.web.logs import SKIPPED, Logs
 from procs.web.owner import load_owner, save_owner
 from shared.bus import Tap
 from shared.history import Search
-from shared.messages import NodePhase, OwnerWant, TaskPhase
+from shared.messages import NodePhase, OwnerWant, TaskPhase, VpnState
 from shared.settings import Settings
 from tests.fakes.bus_worker import running_task
 from tests.fakes.history import Ended, write_history
@@ -112,7 +112,9 @@ def test_the_first_event_comes_at_once_and_the_next_with_news(
     with events(serving.settings.web_port) as stream:
         name, state = next(stream)
         assert name == "state"
-        assert state["owner"] == {"wish": "ready", "stopped_tasks": []}
+        assert state["owner"] == {
+            "wish": "ready", "stopped_tasks": [], "tunnel_key_after_unix_s": 0.0,
+        }  # fmt: skip
         beating.tasks = (running_task(),)
         tasks = next(s["tasks"] for n, s in stream if n == "state" and s["tasks"])
         assert isinstance(tasks, list)
@@ -189,6 +191,35 @@ def test_a_stopped_task_is_wanted_stopped_until_it_is_gone(
     owner_wants(home, NodePhase.READY, "train.1")
     beating.tasks = ()
     owner_wants(home, NodePhase.READY)
+
+
+@pytest.mark.parametrize(
+    ("vpn", "status", "word"),
+    [
+        pytest.param(VpnState(at_s=0.0, synced=False), 409, "says nothing", id="not synced"),
+        pytest.param(VpnState(at_s=0.0, detail="VPN=off"), 409, "VPN=off", id="no tunnel"),
+        pytest.param(
+            VpnState(at_s=0.0, public_key="k", key_is_owners=True), 409, "your own",
+            id="the owner's",
+        ),
+        pytest.param(VpnState(at_s=0.0, public_key="k"), 200, "ready", id="the worker's"),
+    ],
+)  # fmt: skip
+def test_the_tunnels_key_is_changed_where_it_can_be(
+    serving: Serving, beating: Beating, home: Path, vpn: VpnState, status: int, word: str
+) -> None:
+    port, began_unix_s = serving.settings.web_port, time.time()
+    beating.vpn = vpn
+
+    def answers() -> bool:
+        got, body = post(port, "/vpn/rotate", b"{}")
+        return got == status and word in body.decode()
+
+    wait_for(answers, word)
+    after_unix_s = load_owner(home / "lib" / "owner.json").tunnel_key_after_unix_s
+    assert (after_unix_s >= began_unix_s) is (status == 200)
+    assert post(port, "/owner", b'{"wish":"paused"}')[0] == 200
+    assert load_owner(home / "lib" / "owner.json").tunnel_key_after_unix_s == after_unix_s
 
 
 def test_a_port_in_use_is_said_and_the_beat_goes_on(
