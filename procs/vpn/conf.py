@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Conf:
     @property
     def key_made_unix_s(self) -> float:
         """0: it does not say."""
-        found = re.search(rf"^{KEY_MADE}([0-9]{{1,12}}) ", self.text, re.MULTILINE)
+        found = re.search(rf"^{KEY_MADE}([0-9]{{1,12}}\.[0-9]{{3}}) ", self.text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
 
@@ -300,7 +301,7 @@ def _without_value(err: ValueError) -> str:
     """Python's own errors quote what they were given."""
     said = str(err)
     own = said.startswith(("must ", "is given ", "names "))
-    return said if own else "must be an IPv4 or IPv6 address, a length within its family's"
+    return said if own else "must be of IPv4 or IPv6, its length within the family's"
 
 
 def _interface(section: _Section) -> Interface:
@@ -329,9 +330,10 @@ def _peers(sections: list[_Section]) -> tuple[Peer, ...]:
 
 
 def written(interface: Interface, peers: tuple[Peer, ...], key_made_unix_s: float) -> Conf:
-    """A file of the worker's own."""
+    """A file of the worker's own. The time is rounded up: not earlier than who asked for it."""
+    made_unix_s = math.ceil(key_made_unix_s * 1000) / 1000
     rest = "\n".join((
-        f"{KEY_MADE}{key_made_unix_s:.0f} (seconds since 1970).", "",
+        f"{KEY_MADE}{made_unix_s:.3f} (seconds since 1970).", "",
         *_lines(interface, peers, {}), "",
     ))  # fmt: skip
     return parse(f"{HEADER}{_digest(rest)}\n{rest}")

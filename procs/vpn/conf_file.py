@@ -48,19 +48,20 @@ def read(path: Path, before: ConfFile) -> ConfFile:
         return ABSENT
     except OSError as err:
         return ConfFile(problem=f"{path} can't be read: {err.strerror}")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         stamp = _stamp(os.fstat(descriptor))
         if stamp == before.stamp:
             return before
         problem = _wrong(path, stamp)
         if problem:
             return ConfFile(None, problem, stamp)
-        try:
-            return ConfFile(parse_bytes(file.read(MOST_BYTES + 1)), "", stamp)
-        except ConfError as err:
-            return ConfFile(None, f"{path}, {err}", stamp)
-        except OSError as err:
-            return ConfFile(None, f"{path} can't be read: {err.strerror}", stamp)
+        return ConfFile(parse_bytes(os.read(descriptor, MOST_BYTES + 1)), "", stamp)
+    except ConfError as err:
+        return ConfFile(None, f"{path}, {err}", stamp)
+    except OSError as err:
+        return ConfFile(None, f"{path} can't be read: {err.strerror}", None)
+    finally:
+        os.close(descriptor)
 
 
 def write(path: Path, conf: Conf, instead_of: ConfFile) -> ConfFile:

@@ -137,6 +137,8 @@ def seen(
     watch: Watch, handshake_unix_s: float, received_bytes: int, now_s: float, now_unix_s: float
 ) -> Watch:
     """A look. A handshake that was there before this life counts as heard, until it is silent."""
+    if handshake_unix_s < watch.handshake_unix_s:  # the interface was made anew: nothing is proven
+        watch = replace(watch, since_s=now_s, heard_s=None, received_bytes=None)
     counts = (
         handshake_unix_s > watch.floor_unix_s
         and now_unix_s - handshake_unix_s < HANDSHAKE_LASTS_S

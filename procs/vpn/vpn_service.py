@@ -33,7 +33,7 @@ from shared.settings import Settings
 
 log = logging.getLogger("vpn")
 
-PROOF_S, PROOF_LOOK_S = 3.0, 0.05  # a handshake takes a round trip; longer ones are seen later
+PROOF_S, PROOF_LOOK_S = 1.0, 0.05  # a handshake takes a round trip; longer ones are seen later
 
 
 WAITING = Wish()
@@ -96,8 +96,8 @@ class Held:
 
     @property
     def public_key(self) -> str:
-        """Of the newest key, which the master should know."""
-        newest = self.coming.conf or self.file.conf
+        """Of the newest key, which the master should know. A refused file changes nothing."""
+        newest = self.coming.conf or self.file.conf or self.conf
         return self.public_keys.get(newest.interface.private_key, "") if newest else ""
 
 
@@ -169,7 +169,7 @@ class Rounds:
         conf, after_unix_s = held.file.conf, order.key_after_unix_s
         if conf is None or not conf.is_ours or held.coming.conf is not None:
             return held
-        if conf.key_made_unix_s >= int(after_unix_s):
+        if conf.key_made_unix_s >= after_unix_s:
             return held
         coming = generate_config(wg.make_key(), None, max(time.time(), after_unix_s))
         log.info("a new key is made, as the owner asks")
@@ -223,7 +223,8 @@ class Rounds:
         wanted = setup(self.own, conf, places, self._link_mtu(conf, places))
         if held.setup is not None and wanted.mtu == MTU:
             wanted = replace(wanted, mtu=held.setup.mtu)
-        wg.ensure(wanted)
+        key, before = conf.interface.private_key, held.conf
+        wg.ensure(wanted, new_key=before is not None and before.interface.private_key != key)
         unknown = ", ".join(map(show_endpoint, _unknown(conf, places)))
         trouble = f"no address is known of {unknown}" if unknown else ""
         return replace(held, conf=conf, setup=wanted, places=places, trouble=trouble)

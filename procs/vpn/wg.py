@@ -58,13 +58,17 @@ def exists(name: str) -> bool:
         return False
 
 
-def ensure(setup: Setup) -> None:
-    """As `setup` says when it returns, whatever was there; nothing that is right is touched."""
+def ensure(setup: Setup, *, new_key: bool) -> None:
+    """As `setup` says when it returns, whatever was there; nothing that is right is touched.
+
+    `new_key`: no session outlives it; a peer made anew shakes hands at once, not 5 s later.
+    """
     if not exists(setup.name):
         _run("wg", "--version")  # it is there: before anything is made
         _create(setup.name)
-    # Not setconf: what stays the same loses no packet.
-    _run("wg", "syncconf", setup.name, "/dev/stdin", text=setup.wg_text)
+    # With syncconf what stays the same loses no packet.
+    way = "setconf" if new_key else "syncconf"
+    _run("wg", way, setup.name, "/dev/stdin", text=setup.wg_text)
     _ensure_link(setup)
     _ensure_routes(setup)
     _ensure_rules(setup.rules, setup.rules_of)
@@ -216,6 +220,8 @@ def _look_at_daemon(path: Path) -> Look:
                 name, _, value = line.strip().partition("=")
                 if name == "last_handshake_time_sec":
                     handshake_s.append(float(value))
+                elif name == "last_handshake_time_nsec":
+                    handshake_s[-1] += int(value) / 1e9
                 elif name == "rx_bytes":
                     received += int(value)
         except OSError as err:

@@ -82,6 +82,18 @@ def test_a_broken_file_is_refused_with_its_line(text: str, line: int, word: str)
     assert not {A, B, C, A[:-1]} & {*re.split(r"[\s'`]+", str(caught.value))}
 
 
+@pytest.mark.parametrize(
+    "line", ["{}", "PrivateKey {}", "MTU = {}", "{} = 1", "[{}]", "[Peer] {}", "{}= {}", "Peer = {}"]
+)
+def test_a_misplaced_key_is_not_shown(line: str) -> None:
+    text = GOOD.replace(A, B).replace(C, B) + line.format(A, A)
+    try:
+        said = repr(parse(text))
+    except ConfError as err:
+        said = str(err)
+    assert not re.search(f"{re.escape(A[:20])}|{re.escape(A[-20:])}", said)
+
+
 def test_there_are_a_hundred_kinds_of_broken_ones() -> None:
     assert len({text for text, _, _ in BROKEN}) > 100
 

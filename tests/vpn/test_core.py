@@ -120,6 +120,11 @@ def test_it_is_proven_by_a_handshake_and_stays_so_while_something_is_heard() -> 
     assert is_proven(watch, 133.0, PACE), "a keepalive is enough"
 
 
+def test_an_interface_that_was_made_anew_has_to_prove_itself() -> None:
+    watch = seen(Watch(since_s=0.0), 1000.0, 500, 1.0, 1001.0)
+    assert not is_proven(seen(watch, 0.0, 0, 2.0, 1002.0), 2.0, PACE)
+
+
 def test_bytes_without_a_valid_handshake_prove_nothing() -> None:
     watch = seen(Watch(since_s=0.0), 1000.0, 10, 1.0, 1000.0)
     watch = seen(watch, 1000.0, 20, 181.0, 1180.0)

@@ -195,7 +195,7 @@ def test_a_daemon_that_is_killed_is_back_at_once() -> None:
         (daemon,) = one.daemons()
         os.kill(daemon, signal.SIGKILL)
         began_s = time.monotonic()
-        one.until(lambda state: one.daemons() not in ([], [daemon]))
+        one.until(lambda _: one.daemons() not in ([], [daemon]) and RANGE in one.run("ip", "route"))
         one.up()
         told("wireguard-go killed", began_s)
         passes(one)
@@ -290,8 +290,8 @@ def test_all_packets_are_dropped_for_a_while() -> None:
 
 def test_a_third_of_all_packets_is_lost() -> None:
     with machine() as one:
-        one.net.drop("-p", "udp", "-m", "statistic", "--mode", "random", "--probability", "0.3")
         one.join()
+        one.net.drop("-p", "udp", "-m", "statistic", "--mode", "random", "--probability", "0.3")
         began_s = time.monotonic()
         one.until(lambda _: time.monotonic() - began_s > one.pace.silent_s)
         one.up()

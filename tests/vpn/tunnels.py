@@ -35,7 +35,7 @@ CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 EMPTY: Mapping[str, Path] = {}
 LONGEST_S = 30.0
-QUICK = Pace(look_s=0.2, probe_s=1.0, silent_s=3.0, ask_s=0.5)  # the wire's delay is none
+QUICK = Pace(look_s=0.15, probe_s=0.5, silent_s=2.0, ask_s=0.5)  # the wire's delay is none
 SERVER, MOVED, WORKER = "10.77.0.1", "10.77.0.9", "10.77.0.2"
 PORT = 51820
 RANGE, SERVER_INSIDE, ADDRESS = "10.8.0.0/16", "10.8.0.1", "10.8.0.2/32"
@@ -155,8 +155,11 @@ class Net:
             allowed_ips=(RANGE,),
         )
 
+    def tunnel_of(self, *ranges: str) -> Tunnel:
+        return msgspec.structs.replace(self.tunnel(), allowed_ips=ranges)
+
     def tunnel_of_all(self) -> Tunnel:
-        return msgspec.structs.replace(self.tunnel(), allowed_ips=("0.0.0.0/0",))
+        return self.tunnel_of("0.0.0.0/0")
 
     def drop(self, *match: str) -> None:
         self.run(self.worker, "iptables", "-A", "INPUT", *match, "-j", "DROP")
@@ -286,6 +289,9 @@ class Machine:
 
     def daemons(self) -> list[int]:
         return daemons(self.interface)
+
+    def shown(self) -> str:
+        return self.run("ip", "addr") if self.is_there() else ""
 
     def is_there(self) -> bool:
         return self.interface in self.run("ip", "link")
