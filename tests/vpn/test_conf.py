@@ -83,7 +83,7 @@ def test_a_broken_file_is_refused_with_its_line(text: str, line: int, word: str)
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "PrivateKey {}", "MTU = {}", "{} = 1", "[{}]", "[Peer] {}", "{}= {}", "Peer = {}"]
+    "line", ["{}", "PrivateKey {}", "MTU = {}", "{} = 1", "[{}]", "[Peer] {}", "{}={}", "Peer = {}"]
 )
 def test_a_misplaced_key_is_not_shown(line: str) -> None:
     text = GOOD.replace(A, B).replace(C, B) + line.format(A, A)

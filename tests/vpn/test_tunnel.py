@@ -47,7 +47,8 @@ def passes(one: Machine) -> None:
         with inside(one.net.worker, ask) as asking, listener.accept()[0] as answering:
             assert answering.getpeername()[0] == ADDRESS.partition("/")[0]
             answering.sendall(bytes(10_000))
-            asking.recv(10_000)
+            with asking.makefile("rb") as file:
+                assert len(file.read(10_000)) == 10_000
     (key,) = before
     assert one.net.peers()[key][1] - before[key][1] >= 10_000
 
