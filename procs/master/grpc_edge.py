@@ -7,6 +7,7 @@ same messages; a call that was not answered is Unanswered, whatever the reason.
 import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
@@ -19,6 +20,8 @@ log = logging.getLogger("master")
 
 MESSAGE_BYTES = 16 * 2**20
 CALL_TIMEOUT_S = 20.0
+DIAL_TIMEOUT_S = 5.0  # where the channel can be asked too
+SILENT_S = 60.0  # before an address that did not answer is dialled again, while there is a channel
 MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -143,6 +146,7 @@ class Workers:
         self._identity = identity
         self._channels: dict[str, Channel] = {}
         self._dialled: dict[tuple[str, str], tuple[int, grpc.aio.Channel]] = {}
+        self._silent_until_s: dict[tuple[str, str], float] = {}
 
     def opened(self, node_id: str, channel: Channel) -> None:
         """The node opened a channel; a newer one replaces the older."""
@@ -163,9 +167,10 @@ class Workers:
         self, node_id: str, endpoint: str, request: pb.TaskAssignmentRequest
     ) -> pb.TaskAssignmentResponse:
         """Ask the node to take an attempt."""
-        if self._can_dial(endpoint):
-            call = self._stub(node_id, endpoint).AssignTask(request, timeout=CALL_TIMEOUT_S)
-            answer: pb.TaskAssignmentResponse | None = await self._answer(node_id, call)
+        if self._may_dial(node_id, endpoint):
+            limit_s = self._limit_s(node_id)
+            call = self._stub(node_id, endpoint).AssignTask(request, timeout=limit_s)
+            answer: pb.TaskAssignmentResponse | None = await self._answer(node_id, endpoint, call)
             if answer is not None:
                 return answer
         return await self._channel(node_id).assign(request)
@@ -174,9 +179,10 @@ class Workers:
         self, node_id: str, endpoint: str, request: pb.TaskCancelRequest
     ) -> pb.TaskCancelResponse:
         """Ask the node to end an attempt."""
-        if self._can_dial(endpoint):
-            call = self._stub(node_id, endpoint).CancelTask(request, timeout=CALL_TIMEOUT_S)
-            answer: pb.TaskCancelResponse | None = await self._answer(node_id, call)
+        if self._may_dial(node_id, endpoint):
+            limit_s = self._limit_s(node_id)
+            call = self._stub(node_id, endpoint).CancelTask(request, timeout=limit_s)
+            answer: pb.TaskCancelResponse | None = await self._answer(node_id, endpoint, call)
             if answer is not None:
                 return answer
         return await self._channel(node_id).cancel(request)
@@ -201,7 +207,7 @@ class Workers:
             raise Unanswered("the node has no channel open")
         return self._channels[node_id]
 
-    async def _answer(self, node_id: str, call: Awaitable[T]) -> T | None:
+    async def _answer(self, node_id: str, endpoint: str, call: Awaitable[T]) -> T | None:
         """None: ask by the channel. Both ways carry the same call, which has the effect of once."""
         try:
             return await call
@@ -209,11 +215,19 @@ class Workers:
             if node_id not in self._channels:
                 raise Unanswered(f"{err.code().name}: {err.details()}") from err
         log.info("node %s does not answer at its address, asking by its channel", node_id)
+        self._silent_until_s[node_id, endpoint] = time.monotonic() + SILENT_S
         return None
 
-    def _can_dial(self, endpoint: str) -> bool:
-        """Without TLS only our own machine is dialled; the channel serves any other node."""
-        return bool(endpoint) and (self._identity is not None or is_loopback(endpoint))
+    def _may_dial(self, node_id: str, endpoint: str) -> bool:
+        """Without TLS only our own machine is dialled; the channel serves any other node, and one
+        whose address has just been silent: its tunnel may be down."""
+        if not endpoint or (self._identity is None and not is_loopback(endpoint)):
+            return False
+        is_silent = self._silent_until_s.get((node_id, endpoint), 0.0) > time.monotonic()
+        return not (is_silent and node_id in self._channels)
+
+    def _limit_s(self, node_id: str) -> float:
+        return DIAL_TIMEOUT_S if node_id in self._channels else CALL_TIMEOUT_S
 
     def _stub(self, node_id: str, endpoint: str) -> pb_grpc.TaskServiceStub:
         version = self._identity.version if self._identity is not None else 0

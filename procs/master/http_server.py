@@ -170,6 +170,9 @@ class Api:
             views.node(row, report, given, self.workers.has_channel(row["node_id"]))
             for row, report, given in found
         ]
+        seats = await self.vpn.shown() if self.vpn is not None else {}
+        for one in view:
+            one["vpn"] = seats.get(one["node_id"])
         waiting = [views.applicant(row) for row in await self.database.run(joining.applicants)]
         return JSONResponse({"nodes": view + waiting})
 

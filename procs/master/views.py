@@ -90,6 +90,7 @@ def applicant(row: Row) -> dict[str, Any]:
         "heard_unix_s": row["heard_unix_s"],
         "inventory": {},
         "report": None,
+        "vpn": None,
     }
 
 

@@ -108,6 +108,19 @@ class Vpn:
             allowed_ips=self._allowed_ips(),
         )
 
+    async def shown(self) -> dict[str, dict[str, Any]]:
+        """Node → its address, and when the tunnel last proved itself (0: never), for people."""
+        seats = await self._database.run(vpn_records.seats)
+        try:
+            seen = await asyncio.to_thread(wireguard.handshakes, self._settings.interface)
+        except WireGuardError as err:
+            log.error("the VPN's peers can't be seen: %s", err)
+            seen = {}
+        return {
+            node_id: {"address": address, "handshake_unix_s": seen.get(key, 0)}
+            for node_id, (address, key) in seats.items()
+        }
+
     def document(self, grpc: str) -> dict[str, Any]:
         """Of the discovery document. `grpc`: where gRPC is; its port is the same in the tunnel."""
         return {

@@ -32,6 +32,12 @@ def assign(
     return address
 
 
+def seats(connection: sa.Connection) -> dict[str, tuple[str, str]]:
+    """Node → its address and its public key, whatever became of it."""
+    found = connection.execute(sa.select(VPN_PEERS)).mappings()
+    return {row["node_id"]: (row["address"], row["public_key"]) for row in found}
+
+
 def peers(connection: sa.Connection, network: IPv4Network) -> dict[str, str]:
     """Public key → address, of those that may be there."""
     query = (

@@ -17,6 +17,7 @@ from shared.messages import VpnPhase, VpnState
 from shared.settings import split_address
 
 GRACE_S = 30.0  # without a proven tunnel; the vpn process is back within two, if it was killed
+UNBIND_S = 10.0  # after `vpn.state` says that the tunnel is down, which it has been a while then
 REGISTER_AGAIN_S = 60.0  # while the tunnel does not come: the master may have lost the node
 LOOK_S = 5.0
 
@@ -81,11 +82,15 @@ class Passage:
         return vpn.address
 
     async def gone(self, address: str) -> None:
-        """Until the vpn process says that the tunnel has not this address, or is not proven."""
-        while (vpn := self._news.vpn()) is None or (vpn.phase, vpn.address) == (
-            VpnPhase.UP,
-            address,
-        ):
+        """Until the tunnel has another address, or the vpn process says for a while that it is not
+        proven: for a moment it is not, when its key is changed."""
+        seen_s = time.monotonic()
+        while True:
+            vpn, now_s = self._news.vpn(), time.monotonic()
+            if vpn is None or vpn.phase is VpnPhase.UP:
+                seen_s = now_s
+            if vpn is not None and (vpn.address != address or now_s - seen_s > UNBIND_S):
+                return
             await self._news.any.wait()
 
 

@@ -23,8 +23,12 @@ class VpnVoice:
     def up(self, address: str = "10.8.0.2", public_key: str = "key") -> None:
         self.state = VpnState(at_s=0.0, phase=VpnPhase.UP, address=address, public_key=public_key)
 
-    def down(self, detail: str = "no handshake yet", public_key: str = "key") -> None:
-        self.state = VpnState(at_s=0.0, phase=VpnPhase.DOWN, detail=detail, public_key=public_key)
+    def down(
+        self, detail: str = "no handshake yet", public_key: str = "key", address: str = "10.8.0.2"
+    ) -> None:
+        self.state = VpnState(
+            at_s=0.0, phase=VpnPhase.DOWN, detail=detail, public_key=public_key, address=address
+        )
 
     async def speak(self, bus: Bus) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Nodes as the contract has them: joining, heartbeats, reports, the channel, being dialled."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from grpc.aio import EOF  # type: ignore[attr-defined]
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from procs.master import grpc_edge
 from procs.master.main import Addresses
 from shared.pb import hivemind_pb2 as pb
 from shared.pb import hivemind_pb2_grpc as pb_grpc
@@ -353,6 +355,28 @@ def test_a_node_with_an_endpoint_is_dialled(tmp_path: Path) -> None:
             await http.submit(task_id="u")  # it cannot be dialled: the channel serves
             await http.until("u", "accepted")
             assert ("u", 1) in worker.held
+
+    with_master(tmp_path, scenario)
+
+
+def test_an_address_that_swallows_all_does_not_hold_up_the_next_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one behind a tunnel that is down does."""
+    monkeypatch.setattr(grpc_edge, "DIAL_TIMEOUT_S", 1.0)
+
+    async def scenario(addresses: Addresses, http: Http) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as swallows:
+            endpoint = f"127.0.0.1:{swallows.getsockname()[1]}"
+            async with ToyWorker(addresses.grpc, endpoint=endpoint) as worker:
+                for task_id in ("t", "u"):
+                    await http.submit(task_id=task_id)
+                    await http.until(task_id, "accepted")
+                assert worker.held.keys() == {("t", 1), ("u", 1)}
+            swallows.setblocking(False)
+            swallows.accept()[0].close()
+            with pytest.raises(BlockingIOError):
+                swallows.accept()
 
     with_master(tmp_path, scenario)
 

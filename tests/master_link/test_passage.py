@@ -130,7 +130,11 @@ def is_bound(address: str) -> bool:
         return one.connect_ex((host, int(port))) == 0
 
 
-def test_the_master_dials_in_the_tunnel_for_as_long_as_it_is_there(tmp_path: Path) -> None:
+def test_the_master_dials_in_the_tunnel_for_as_long_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passage, "UNBIND_S", 0.5)
+
     async def run() -> None:
         async with (
             tls_master(tmp_path / "master") as master,
@@ -157,7 +161,7 @@ def test_the_master_dials_in_the_tunnel_for_as_long_as_it_is_there(tmp_path: Pat
             assert not is_bound(first)
             voice.state = None
             assert is_bound(second), "silence is no news"
-            voice.down()
+            voice.down(address="127.0.0.10")
             await endpoint("")
             assert not is_bound(second)
 

@@ -7,6 +7,7 @@ The worker's processes and the master run in namespaces with one wire between; t
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 from procs.client.api import Master as Api
-from shared.messages import LinkPhase, LinkState, VpnPhase, VpnState
+from shared.bus import Bus
+from shared.messages import LinkPhase, LinkState, OwnerWant, VpnPhase, VpnState
 from tests.fakes.supervised import Supervised, supervised, until
 from tests.fakes.tunnel_wires import MASTER, TunnelMaster, TunnelWires, tunnel_wires
 from tests.system.engine.private import PrivateEngine
@@ -108,15 +110,15 @@ def test_all_talk_runs_through_the_tunnel_that_the_worker_made(
         conf = worker.home / "wg0.conf"
         assert conf.stat().st_mode & 0o777 == 0o600
 
+        rotated = rotate(w, state)
+
         wires.run("master", "nft", "-f", "-", text=ONLY_WIREGUARD)
         until(lambda: w.node()["task_endpoint"] == f"{OWN}:{PORT}" or None, "it may be dialled")
         before = w.received_bytes()
         task = w.ran("python3", "-c", f"print('x' * {LOG_BYTES})")
         assert task["state"] == "succeeded", task
         assert w.received_bytes() - before > LOG_BYTES
-        calls = wires.run("master", "ss", "-Htn", "state", "established", "dst", OWN)
-        assert f"{OWN}:{PORT}" in calls.replace("]", ""), "the master has dialled"
-        assert "does not answer at its address" not in w.master.log.read_text()
+        assert has_dialled(w)
 
         index, seen = interface_index(w, state.interface), w.node()["heard_unix_s"]
         killed = worker.pids()["vpn"]
@@ -125,12 +127,42 @@ def test_all_talk_runs_through_the_tunnel_that_the_worker_made(
         assert interface_index(w, state.interface) == index
         worker.next(VpnState, lambda s: s.phase is VpnPhase.UP)
         until(lambda: w.node()["heard_unix_s"] > seen or None, "it beats on")
-        assert worker.next(LinkState).phase is LinkPhase.CONNECTED
         assert "the link is down" not in worker.logs()
+
+        w.master.kill()
+        w.master.start()
+        until(lambda: w.node()["channel_open"] or None, "the node is back")
+        assert wires.handshakes().keys() == {rotated.public_key}
+        assert w.ran("true")["state"] == "succeeded"
+        assert interface_index(w, state.interface) == index
 
         w.api.order(f"/api/v1/nodes/{w.node()['node_id']}/revoke", {})
         assert wires.handshakes() == {}
         assert not wires.reaches(SERVER)
+
+
+def rotate(world: World, before: VpnState) -> VpnState:
+    """The owner asks for a new key: the master is told, and the tunnel goes on with it."""
+    with closing(Bus(world.worker.home, "web")) as web:
+
+        def changed() -> VpnState | None:
+            wish = OwnerWant(at_s=time.monotonic(), tunnel_key_after_unix_s=time.time() - 1)
+            web.publish(wish)
+            web.drain()
+            state = world.worker.next(VpnState)
+            return state if state.public_key != before.public_key else None
+
+        after = until(changed, "there is a new key")
+    world.worker.next(VpnState, lambda s: s.phase is VpnPhase.UP)
+    assert world.wires.handshakes()[after.public_key] > 0
+    assert before.public_key not in world.wires.handshakes()
+    return after
+
+
+def has_dialled(world: World) -> bool:
+    calls = world.wires.run("master", "ss", "-Htn", "state", "established", "dst", OWN)
+    said = world.master.log.read_text()
+    return f"{OWN}:{PORT}" in calls.replace("]", "") and "does not answer" not in said
 
 
 def interface_index(world: World, name: str) -> int:
