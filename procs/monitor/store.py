@@ -10,6 +10,7 @@ The samples of GPUs, in tables of their own, are gpu_store.py's.
 import logging
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from procs.monitor import gpu_store
@@ -17,7 +18,7 @@ from shared.database import open_database, set_aside
 from shared.messages import GpuSample, HostLoad
 
 KEEP_S = {1: 3600, 10: 24 * 3600, 60: 7 * 24 * 3600}  # resolution → age: 22,320 rows
-LARGEST_BYTES = 50 * 2**20  # SQLite itself refuses to grow past it
+LARGEST_BYTES = 45_000_000  # SQLite itself refuses to grow past it; its journal has 4 MB more
 MOST_CORES = 256  # beside as many GPUs as are kept, a week stays below it
 CACHE_KIB = 256  # the writer touches a few pages; each process counts its megabytes
 CLOCK_SLACK_S = 60  # a row further ahead was written before the clock was set back
@@ -59,12 +60,19 @@ class Store:
         try:
             _write(self._database, samples)
         except sqlite3.OperationalError as err:
+            self._make_room(samples)
             raise StoreError(str(err)) from err
         except sqlite3.DatabaseError as err:
             self._database.close()
             set_aside(self._path, err, self._log)
             self._database = self._open()
             _write(self._database, samples)
+
+    def _make_room(self, samples: Sequence[Sample]) -> None:
+        """What is too old would have gone after the samples came, which they can't: it goes now."""
+        with suppress(sqlite3.Error), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            _thin(self._database, max(at for at, _ in samples))
 
     def _open(self) -> sqlite3.Connection:
         try:

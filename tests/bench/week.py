@@ -76,8 +76,8 @@ def largest(folder: Path, hours: int) -> int:
 def main(hours: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="hmb-") as folder:
         size = largest(Path(folder), hours)
-    print(f"{hours} h of {MOST_CORES} cores and {MOST_GPUS} GPUs: {size / 2**20:.1f} MiB", end=" ")
-    print(f"(limit {LARGEST_BYTES / 2**20:.0f} MiB)")
+    print(f"{hours} h of {MOST_CORES} cores and {MOST_GPUS} GPUs: {size / 1e6:.1f} MB", end=" ")
+    print(f"(limit {LARGEST_BYTES / 1e6:.0f} MB)")
     return size < LARGEST_BYTES
 
 

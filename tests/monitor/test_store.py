@@ -165,9 +165,22 @@ def test_a_disk_that_takes_no_more_is_said_and_not_fatal(tmp_path: Path) -> None
     pages = store._database.execute("PRAGMA page_count").fetchone()[0]
     store._database.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="full"):
-        store.write([(NOON + i, load()) for i in range(10_000)])
+        store.write([(NOON + i, load()) for i in range(3000)])
     store.write([(NOON + 1, load())])
     assert rows(tmp_path / "load.db", "count(*) FROM samples WHERE resolution_s = 1") == [(2,)]
+    store.close()
+
+
+def test_a_full_file_makes_room_for_what_comes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "load.db", LOG)
+    store.write([(NOON + i, load()) for i in range(2000)])
+    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    later = [(NOON + 7200 + i, load()) for i in range(1000)]
+    with pytest.raises(StoreError, match="full"):
+        store.write(later)
+    store.write(later)
+    assert rows(tmp_path / "load.db", "count(*) FROM samples WHERE resolution_s = 1") == [(1000,)]
     store.close()
 
 
