@@ -62,7 +62,8 @@ def test_its_alert_comes_and_goes(tmp_path: Path, elsewhere: Path) -> None:
     assert watched.disk.total_bytes > 0
     assert [alert.rule for alert in watched.alerts] == ["image_disk"]
     moved = About("20", ("runc",), str(tmp_path))
-    assert is_alert(moved, now_s + 1, True), "not looked at again yet"
+    assert is_alert(moved, now_s + 1, True)
+    assert not watched._jobs.is_busy("image_disk"), "not looked at again yet"
     until(lambda: is_alert(moved, now_s + LOOK_EACH_S, False), "it is the home's now")
     assert [alert.rule for alert in watched.cleared] == ["image_disk"]
     assert watched.disk == Disk()

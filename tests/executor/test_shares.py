@@ -107,8 +107,10 @@ def test_the_weight_is_written_where_the_engine_made_the_group(
     for at_s in (4.0, 5.0, 20.0):
         group.follow(busy(at_s, None), is_used=True)
         group.follow(None, is_used=True)  # no news: as it is
-        group.follow(busy(3.0, 100.0), is_used=True)  # no newer than what was followed
         assert weight.read_text().strip() == least
+    for at_s in (6.0, 19.0):  # no newer than what was followed: else it would rise
+        group.follow(busy(at_s, 100.0), is_used=True)
+    assert weight.read_text().strip() == least
     group.follow(busy(21.0, 30.0), is_used=False)  # the last task has ended
     assert (weight.read_text().strip(), group.pct) == (normal, None)
 

@@ -52,6 +52,13 @@ def test_an_end_that_is_still_spoken_of_is_not_told_again() -> None:
     assert book.close(1060.0) == []
 
 
+def test_an_end_that_lies_ahead_is_told_once() -> None:
+    book = AlertBook(1000.0)
+    for to_unix_s, told in ((1030.0, [over(9000.0)]), (1060.0, [])):  # the clock was set back
+        book.hear("host", [], [over(9000.0)], to_unix_s)
+        assert book.close(to_unix_s) == told
+
+
 def test_silence_ends_nothing_unless_it_is_for_long() -> None:
     book = AlertBook(1000.0)
     book.hear("gpu0", [HOT], [], 1004.0)
