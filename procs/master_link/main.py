@@ -110,6 +110,8 @@ class Link:
         store = self._records.store
         self._standing.node_id = await asyncio.to_thread(self._known_node_id)
         self._standing.trust_level = int(await self._records.run(store.fact, "trust_level") or 0)
+        desired = await self._records.run(store.fact, "desired")
+        self._standing.desired = NodePhase(desired or NodePhase.READY)
         self._passage.told = await self._records.run(store.fact, "tunnel_key")
         self._last_owner = await asyncio.to_thread(_owner_on_disk, self._home)
         last_to_unix_s = self._records.ledger.to_unix_ns / 1e9

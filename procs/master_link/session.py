@@ -285,10 +285,20 @@ class Session:
     async def _set_trust(self, level: int) -> None:
         if level != self.standing.trust_level:
             self.standing.trust_level = level
-            try:
-                await self.records.run(self.records.store.set_fact, "trust_level", str(level))
-            except OSError as err:
-                log.error("the trust level is not stored: %s", err)
+            await self._keep("trust_level", str(level))
+
+    async def _set_desired(self, state: pb.NodeState) -> None:
+        """Kept, so that a start while the master is away does not lift it."""
+        desired = wire.desired(state)
+        if desired is not self.standing.desired:
+            self.standing.desired = desired
+            await self._keep("desired", desired.value)
+
+    async def _keep(self, fact: str, value: str) -> None:
+        try:
+            await self.records.run(self.records.store.set_fact, fact, value)
+        except OSError as err:
+            log.error("the master's %s is not stored: %s", fact, err)
 
     async def _set_key(self, public_key: str) -> None:
         """What the master was told of the tunnel's key, for this life and the next."""
@@ -361,7 +371,7 @@ class Session:
             self._connected.set()
 
     async def _obey(self, response: pb.HeartbeatResponse, sent_s: float) -> None:
-        self.standing.desired = wire.desired(response.desired_state)
+        await self._set_desired(response.desired_state)
         if response.HasField("received_at"):
             self.membership.note_clock(time.time() - wire.seconds(response.received_at))
         for ref in response.forget:
@@ -472,7 +482,7 @@ class Session:
             return
         await self._set_trust(response.trust_level)
         if response.desired_state != pb.NODE_STATE_UNSPECIFIED:
-            self.standing.desired = wire.desired(response.desired_state)
+            await self._set_desired(response.desired_state)
 
     async def _carry(
         self, group: asyncio.TaskGroup, master: Master, watch: LogWatch, turns: Turns

@@ -84,6 +84,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self._http: Any = None
         self.heartbeat_s = 0.5
         self.trust_level = 3
+        self.desired: pb.NodeState = pb.NODE_STATE_READY
         self.accept_node = True
         self.accept_report = True
         self.hangs = 0  # how many streams of inputs and outputs hang, from now on
@@ -187,7 +188,7 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         await self._note("Heartbeat", context)
         self.memory.heartbeats.append(request)
         answer, self.heartbeat_answer = self.heartbeat_answer, pb.HeartbeatResponse()
-        answer.desired_state = answer.desired_state or pb.NODE_STATE_READY
+        answer.desired_state = answer.desired_state or self.desired
         return answer
 
     async def ReportNodeStatus(

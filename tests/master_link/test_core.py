@@ -1,6 +1,11 @@
 """Decisions of master_link, one by one."""
 
+from itertools import groupby
+
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from procs.master_link import core
 from procs.master_link.core import (
@@ -206,3 +211,74 @@ def test_retries_grow_to_half_a_minute() -> None:
     assert core.retry_s(0, 0.0) == pytest.approx(0.1)
     assert core.retry_s(3, 1.0) == pytest.approx(1.6)
     assert core.retry_s(50, 1.0) == pytest.approx(30.0)
+
+
+# ------------------------------------------------------------------ statuses, whatever is lost
+
+
+class Telling:
+    """One attempt's phases on the way to a master that may or may not hear; and what a start of
+    the process leaves of it: what was told is on disk before the next is (courier.py)."""
+
+    def __init__(self) -> None:
+        self.task = HeldTask(
+            task_id="t",
+            attempt=1,
+            phase=TaskPhase.ACCEPTED,
+            directory="t.1",
+            phases=(PhaseAt(phase=TaskPhase.ACCEPTED, at_unix_s=0.0),),
+        )
+        self.sent: TaskPhase | None = None
+        self.on_disk: TaskPhase | None = None
+        self.detail = ""
+        self.heard: list[core.Status] = []
+
+    def move(self, detail: str) -> None:
+        if not self.task.phase.is_final:
+            phase = list(TaskPhase)[list(TaskPhase).index(self.task.phase) + 1]
+            entered = PhaseAt(phase=phase, at_unix_s=len(self.task.phases))
+            phases = (*self.task.phases, entered)
+            self.task = msgspec.structs.replace(
+                self.task, phase=phase, phases=phases, detail=detail
+            )
+
+    def say(self, detail: str) -> None:
+        self.task = msgspec.structs.replace(self.task, detail=detail)
+
+    def tell(self, outcome: str) -> None:
+        step = core.next_status(self.task, self.sent, self.detail, core.PROGRESS_EVERY_S)
+        if not isinstance(step, core.Status):
+            return
+        self.on_disk = self.sent
+        if outcome != "unheard":
+            self.heard.append(step)
+        if outcome == "answered":
+            self.sent, self.detail = step.phase, step.detail
+        else:
+            self.detail = ""
+
+    def restart(self, saved: str) -> None:
+        self.sent, self.detail = self.sent if saved else self.on_disk, ""
+
+
+DETAILS = st.sampled_from(["", "pulling 1%", "pulling 2%"])
+TELLING = st.one_of(
+    st.tuples(st.just("move"), DETAILS),
+    st.tuples(st.just("say"), DETAILS),
+    st.tuples(st.just("tell"), st.sampled_from(["answered", "unanswered", "unheard"])),
+    st.tuples(st.just("restart"), st.sampled_from(["", "saved"])),
+)
+
+
+@given(st.lists(TELLING, max_size=60))
+def test_phases_are_told_once_and_in_order_whatever_is_lost(events: list[tuple[str, str]]) -> None:
+    telling = Telling()
+    for name, value in events:
+        getattr(telling, name)(value)
+    while not telling.task.phase.is_final:
+        telling.move("")
+    while core.next_status(telling.task, telling.sent, "", 9.0) != core.AllTold():
+        telling.tell("answered")
+    told = [name for name, _ in groupby(status.phase for status in telling.heard)]
+    work = [TaskPhase.PREPARING, TaskPhase.RUNNING, TaskPhase.COLLECTING]
+    assert told in (work, [TaskPhase.ACCEPTED, *work])

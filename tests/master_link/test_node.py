@@ -294,6 +294,26 @@ def test_a_start_does_not_lift_the_owners_pause() -> None:
     asyncio.run(scenario())
 
 
+def test_a_start_does_not_lift_the_masters_wish_and_the_master_does() -> None:
+    async def scenario() -> None:
+        async with rig() as r:
+            r.master.desired = pb.NODE_STATE_DRAINING
+            await r.until(lambda: r.link_state().node_state is NodePhase.DRAINING)
+            r.master.fail["Heartbeat"] = grpc.StatusCode.UNAVAILABLE  # silence lifts nothing
+            await r.stop_link()
+            link = await r.start_link()
+            await r.until(lambda: r.link_state().phase is LinkPhase.WAITING)
+            assert r.link_state().node_state is NodePhase.DRAINING
+            assert (await link.desk.assign(request())).refusal == pb.REFUSAL_DRAINING
+            await r.stop_link()
+            r.master.fail.clear()
+            r.master.desired = pb.NODE_STATE_READY
+            await r.start_link()
+            await r.until(lambda: r.link_state().node_state is NodePhase.READY)
+
+    asyncio.run(scenario())
+
+
 def test_without_news_of_the_executor_an_assignment_is_busy() -> None:
     async def scenario() -> None:
         async with rig() as r:
