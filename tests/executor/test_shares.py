@@ -111,7 +111,15 @@ def test_the_weight_is_written_where_the_engine_made_the_group(
     for at_s in (6.0, 19.0):  # no newer than what was followed: else it would rise
         group.follow(busy(at_s, 100.0), is_used=True)
     assert weight.read_text().strip() == least
-    group.follow(busy(21.0, 30.0), is_used=False)  # the last task has ended
+    risen = []
+    for second in range(21, 39):  # calm
+        group.follow(busy(float(second), 95.0), is_used=True)
+        risen.append(int(weight.read_text()))
+    assert risen == sorted(risen)
+    assert (risen[9], risen[-1]) == (int(least), int(normal))
+    group.follow(busy(39.0, 30.0), is_used=True)
+    assert weight.read_text().strip() == least
+    group.follow(busy(40.0, 30.0), is_used=False)  # the last task has ended
     assert (weight.read_text().strip(), group.pct) == (normal, None)
 
 
