@@ -80,9 +80,10 @@ class TunnelWatch:
         self._turn(wish, now_s)
 
     def _note_silence(self, now_s: float) -> None:
+        if self._watch.told_silent_s < (self._watch.heard_s or self._watch.since_s):
+            log.info("nothing is heard of the tunnel's other end: looking for it again")
         self._watch = replace(self._watch, told_silent_s=now_s)
         self._anew, self._due_s = True, 0.0
-        log.info("nothing is heard of the tunnel's other end: looking for it again")
         if self._held.file.conf is not None and self._held.file.conf.is_ours:
             self._ask(now_s)
 
@@ -167,6 +168,8 @@ class TunnelWatch:
             )
         self._failures = self._failures + 1 if held.trouble else 0
         self._due_s = min(self._due_s, now_s + self._next_s(now_s)) if self._due_s else 0.0
+        if held.uses_coming and not before.uses_coming and self._is_proven(now_s):
+            self._due_s = 0.0  # the new key is stored as the one and only
         return self.state(now_s) != was
 
     def _next_s(self, now_s: float) -> float:

@@ -139,6 +139,8 @@ class Rounds:
             file=conf_file.read(self._path, held.file),
             coming=conf_file.read(self._coming_path, held.coming),
         )
+        if held.file.conf is None or not held.file.conf.is_ours:
+            held = replace(held, coming=ABSENT)  # of a file that is not there any more
         if not held.file.problem:
             held = self._generated(order, held)
             held = self._rotated(order, held)
@@ -161,6 +163,8 @@ class Rounds:
         wanted = generate_config(key, tunnel, made_unix_s)
         if conf is not None and wanted.text == conf.text:
             return held
+        if conf is None:
+            conf_file.remove(self._coming_path)
         log.info("%s is %s", self._path, "made" if conf is None else "brought up to date")
         return replace(held, file=conf_file.write(self._path, wanted, held.file))
 

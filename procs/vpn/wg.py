@@ -63,15 +63,26 @@ def ensure(setup: Setup, *, new_key: bool) -> None:
 
     `new_key`: no session outlives it; a peer made anew shakes hands at once, not 5 s later.
     """
-    if not exists(setup.name):
+    text = setup.wg_text
+    if exists(setup.name):
+        text = _with_port(text, _run("wg", "show", setup.name, "listen-port").strip())
+    else:
         _run("wg", "--version")  # it is there: before anything is made
         _create(setup.name)
     # With syncconf what stays the same loses no packet.
     way = "setconf" if new_key else "syncconf"
-    _run("wg", way, setup.name, "/dev/stdin", text=setup.wg_text)
+    _run("wg", way, setup.name, "/dev/stdin", text=text)
     _ensure_link(setup)
     _ensure_routes(setup)
     _ensure_rules(setup.rules, setup.rules_of)
+
+
+def _with_port(text: str, port: str) -> str:
+    """The one that it has, where none is asked for: wg would take another, and what is on its way
+    to the old one would be lost."""
+    if "ListenPort" in text:
+        return text
+    return text.replace("[Interface]\n", f"[Interface]\nListenPort = {port}\n", 1)
 
 
 def remove(setup: Setup) -> None:
@@ -202,7 +213,7 @@ def look(name: str) -> Look | None:
     path = _socket_of(name)
     if path.is_socket():
         return _look_at_daemon(path)
-    return _look_at_kernel(_run("wg", "show", name, "dump"))
+    return look_at_kernel(_run("wg", "show", name, "dump"))
 
 
 def _look_at_daemon(path: Path) -> Look:
@@ -229,7 +240,7 @@ def _look_at_daemon(path: Path) -> Look:
     return Look(max(handshake_s), received)
 
 
-def _look_at_kernel(dump: str) -> Look:
+def look_at_kernel(dump: str) -> Look:
     peers = [line.split("\t") for line in dump.splitlines()[1:]]
     handshakes = (float(peer[4]) for peer in peers)
     return Look(max(handshakes, default=0.0), sum(int(peer[5]) for peer in peers))

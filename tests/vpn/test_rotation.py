@@ -89,6 +89,19 @@ def test_in_an_outage_both_keys_are_kept() -> None:
         assert "waits" in one.up().detail
 
 
+def test_a_file_that_the_owner_brings_meanwhile_ends_it() -> None:
+    with machine() as one:
+        old = one.join()
+        asked(one, old)
+        text = one.path.read_text() + "# mine\n"
+        one.path.write_text(text)
+        state = one.until(lambda state: state.key_is_owners)
+        assert (state.public_key, "waits" in state.detail) == (old.public_key, False)
+        one.begin()
+        assert one.up().public_key == old.public_key
+        assert one.path.read_text() == text
+
+
 def test_a_clock_that_goes_back_makes_no_key_after_key() -> None:
     with machine() as one:
         old = one.join()

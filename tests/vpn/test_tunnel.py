@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from procs.vpn import wg
 from procs.vpn.conf import parse
 from shared.messages import Tunnel, VpnPhase
 from tests.vpn.tunnels import (
@@ -157,12 +158,14 @@ def test_a_life_after_a_kill_adopts_the_tunnel() -> None:
     with machine() as one:
         before = one.join()
         daemons, sent = one.daemons(), one.net.peers()[before.public_key]
+        port = one.run("wg", "show", one.interface, "listen-port")
         one.begin()
         began_s = time.monotonic()
         after = one.up()
         print(f"adopted after {time.monotonic() - began_s:.2f} s")
         assert one.daemons() == daemons
         assert after.handshake_unix_s == before.handshake_unix_s
+        assert one.run("wg", "show", one.interface, "listen-port") == port
         assert (after.public_key, after.address) == (before.public_key, before.address)
         assert one.net.peers()[before.public_key] >= sent
         passes(one)
@@ -200,6 +203,18 @@ def test_a_daemon_that_is_killed_is_back_at_once() -> None:
         one.up()
         told("wireguard-go killed", began_s)
         passes(one)
+
+
+def test_the_kernels_wireguard_is_looked_at_by_the_command() -> None:
+    """Here it tells of the daemon, in the same words."""
+    with machine() as one:
+        one.join()
+        dump = one.run("wg", "show", one.interface, "dump")
+        by_socket = inside(one.net.worker, lambda: wg.look(one.interface))
+        assert by_socket is not None
+        by_command = wg.look_at_kernel(dump)
+        assert by_command.handshake_unix_s == int(by_socket.handshake_unix_s) > 0
+        assert by_socket.received_bytes >= by_command.received_bytes > 0
 
 
 # ------------------------------------------------------------------ healing
