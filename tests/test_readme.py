@@ -25,7 +25,7 @@ def test_every_setting_is_there_with_its_default(row: tuple[str, str, str]) -> N
 
 
 def test_no_setting_is_there_that_does_not_exist() -> None:
-    table = README.split("## Settings")[1].split("\n\n`MASTER")[0]
+    table = README.split("\n## Settings")[1].split("\n## ")[0]
     names = re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)
     assert names == [name for name, _, _ in default_table()]
 
