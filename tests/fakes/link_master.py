@@ -96,6 +96,8 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
         self.wanted = True
         self.fail: dict[str, grpc.StatusCode] = {}  # method -> how it fails
         self.heartbeat_answer = pb.HeartbeatResponse()
+        self.registration_answer: pb.NodeRegistrationResponse | None = None  # to the next
+        self.report_answer: pb.NodeStatusResponse | None = None
         self.extra_input = b""
         self.channel: Context = None
         self._writing = asyncio.Lock()
@@ -170,6 +172,9 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     ) -> pb.NodeRegistrationResponse:
         await self._note("RegisterNode", context)
         self.memory.registrations.append(request)
+        if self.registration_answer is not None:
+            answer, self.registration_answer = self.registration_answer, None
+            return answer
         if not self.accept_node:
             return pb.NodeRegistrationResponse(accepted=False, reason="waiting for approval")
         if not request.node_id:
@@ -196,6 +201,9 @@ class FakeMaster(pb_grpc.NodeServiceServicer, pb_grpc.TaskServiceServicer):
     ) -> pb.NodeStatusResponse:
         self.memory.reports.append(request.SerializeToString(deterministic=True))
         await self._note("ReportNodeStatus", context)
+        if self.report_answer is not None:
+            answer, self.report_answer = self.report_answer, None
+            return answer
         return pb.NodeStatusResponse(accepted=self.accept_report, trust_level=self.trust_level)
 
     async def OpenChannel(

@@ -91,7 +91,7 @@ async def live(r: Rig, key: TaskKey, dice: random.Random) -> None:
     r.executor.finish(key)
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", [1])  # or range(100)
 def test_each_phase_is_told_in_order_and_before_the_result_whatever_is_lost(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
