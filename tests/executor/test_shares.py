@@ -295,7 +295,7 @@ def test_the_owners_own_work_comes_first(
     )
     rose_s = time.monotonic() - ended_s
     print(f"least after {beats} beats, the owner has {part:.3f}; normal {rose_s:.1f} s later")
-    assert max(machine.tasks_pcts) > 5, "the task is seen, whatever else runs"
+    assert max(machine.tasks_pcts) > 0, "the task is seen, whatever else runs"
     assert beats <= MOST_BEATS
     assert part > 0.7, "at the normal weight it is a half"
     others = machine.owner_pcts[-int(PATIENCE_S) :]
