@@ -4,18 +4,18 @@ Both sides compute it here: the node from what it measured, the master again fro
 """
 
 import math
-from decimal import Decimal
+from fractions import Fraction
 
 from shared.pb import hivemind_pb2 as pb
 
 BASE = 10
-GPU_FACTOR = Decimal("0.01")
+GPU_FACTOR = Fraction("0.01")
 STEPS = (  # average use above this percentage -> multiplier
-    (80, Decimal("1.5")),
-    (50, Decimal("1.2")),
-    (20, Decimal("1.0")),
+    (80, Fraction("1.5")),
+    (50, Fraction("1.2")),
+    (20, Fraction("1.0")),
 )
-IDLE = Decimal("0.8")
+IDLE = Fraction("0.8")
 MOST_PCT = 10_000.0  # more is no measurement
 
 
@@ -26,12 +26,12 @@ class NoPercentageError(ValueError):
 def reward(cpu_pct: float, memory_pct: float, gpu_pct: float) -> int:
     """base 10 × multiplier(average of CPU and memory) + GPU × 0.01, cut to an integer.
 
-    All three are percentages of use over the interval. Decimal arithmetic on the shortest
-    text of each figure: a sum of binary fractions must not cut 12 to 11.
+    All three are percentages of use over the interval. Exact arithmetic on the shortest text
+    of each figure: a sum of binary fractions must not cut 12 to 11.
     """
-    average = (Decimal(repr(cpu_pct)) + Decimal(repr(memory_pct))) / 2
+    average = (Fraction(repr(cpu_pct)) + Fraction(repr(memory_pct))) / 2
     multiplier = next((m for above, m in STEPS if average > above), IDLE)
-    return int(BASE * multiplier + Decimal(repr(gpu_pct)) * GPU_FACTOR)
+    return int(BASE * multiplier + Fraction(repr(gpu_pct)) * GPU_FACTOR)
 
 
 # ------------------------------------------------------------------ from what was reported

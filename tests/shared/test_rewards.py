@@ -1,8 +1,13 @@
 """base 10 × (1.5 | 1.2 | 1.0 | 0.8) + gpu × 0.01, cut to an integer: every branch and edge."""
 
-import pytest
+from fractions import Fraction
 
-from shared.rewards import reward
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from shared.pb import hivemind_pb2 as pb
+from shared.rewards import NoPercentageError, of_report, of_result, reward
 
 
 @pytest.mark.parametrize(
@@ -47,3 +52,44 @@ def test_hundredths_of_a_gpu_are_cut_exactly() -> None:
     for hundreds in range(200):
         assert reward(0.0, 0.0, hundreds * 100.0) == 8 + hundreds
         assert reward(0.0, 0.0, hundreds * 100.0 + 99.99) == 8 + hundreds
+
+
+# ------------------------------------------------------------------ from what was reported
+
+PERCENT = st.floats(0, 100)
+
+
+@given(PERCENT, PERCENT, PERCENT)
+@example(40.0, 5e-324, 0.0)
+def test_the_formula_holds_for_the_figures_as_they_are_written(
+    cpu_pct: float, memory_pct: float, gpu_pct: float
+) -> None:
+    """Exactly, in fractions of the figures' shortest decimal text."""
+    cpu, memory, gpu = (Fraction(repr(pct)) for pct in (cpu_pct, memory_pct, gpu_pct))
+    average = (cpu + memory) / 2
+    factor = Fraction(15 if average > 80 else 12 if average > 50 else 10 if average > 20 else 8, 10)
+    assert reward(cpu_pct, memory_pct, gpu_pct) == int(10 * factor + gpu / 100)
+
+
+@given(PERCENT, PERCENT, st.lists(st.one_of(st.none(), PERCENT), max_size=4))
+def test_a_report_earns_the_same_where_it_is_made_and_where_it_is_read(
+    cpu_pct: float, memory_pct: float, gpus: list[float | None]
+) -> None:
+    report = pb.NodeStatusRequest()
+    report.average.cpu_percent, report.average.memory_percent = cpu_pct, memory_pct
+    for pct in gpus:
+        gpu = report.average.gpus.add(utilization_percent=pct or 0.0)
+        if pct is None:
+            gpu.unknown.append("utilization_percent")
+    known = [pct for pct in gpus if pct is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    sent = pb.NodeStatusRequest.FromString(report.SerializeToString())
+    assert of_report(sent) == of_report(report) == reward(cpu_pct, memory_pct, mean)
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), -0.1, 1e300])
+def test_what_can_not_be_measured_earns_nothing(figure: float) -> None:
+    result = pb.TaskResultRequest(report=pb.ExecutionReport(cpu_percent_average=figure))
+    with pytest.raises(NoPercentageError):
+        of_result(result)
+    assert of_result(pb.TaskResultRequest()) == 8
