@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.fakes.cutting_proxy import How, Wire
-from tests.fakes.line import MIB, Line, Load, count_bytes, line
+from tests.fakes.line import MIB, Line, Load, Where, count_bytes, line
 
 MOST_AGAIN_PCT = 5.0
 ALL_SHARE = 0.2  # of the cuts: every connection at once
@@ -118,7 +118,7 @@ class Harms:
 
 async def run(plan: Plan, data: Path) -> Figures:
     figures = Figures(payload_bytes=count_bytes(plan.load, plan.tasks))
-    async with line(data, plan.load, tls=plan.tls, MAX_HELD_TASKS="100") as made:
+    async with line(data, plan.load, Where(tls=plan.tls)) as made:
         began_s = time.monotonic()
         harms = Harms(made, plan, figures)
         harms.next()

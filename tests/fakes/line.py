@@ -24,11 +24,13 @@ from shared.taskdir import ARCHIVE, TaskKey
 from tests.fakes.counting_master import Counter
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.executor import FakeExecutor
+from tests.fakes.netns import Wire
 from tests.fakes.running_master import MasterProcess
 from tests.fakes.supervised import Supervised, supervised
 from tests.master_link.rig import measuring, short_home
 
 MASTER_HOST = "127.0.0.2"  # where it listens; it tells of 127.0.0.1, where the proxy is
+PROGRAMS = ("master_link", "watchdog")
 COUNTER = "brought"
 LOG_PIECES = 10
 POLL_S = 0.1
@@ -51,14 +53,17 @@ class Load:
         return random.Random(f"output {key.directory}").randbytes(self.output_bytes)
 
 
+NOTHING = Load(log_bytes=0, output_bytes=0, at_once=0)
+
+
 class BusyExecutor(FakeExecutor):
-    """Runs each task that it is given, a few at once."""
+    """Runs each task that it is given, a few at once. NOTHING: its test does."""
 
     def __init__(self, home: Path, load: Load) -> None:
         self.load = load
         self._at_once = asyncio.Semaphore(load.at_once)
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
-        super().__init__(home, runs=True)
+        super().__init__(home, runs=load is not NOTHING)
 
     async def close(self) -> None:
         for task in self._running.values():
@@ -67,7 +72,9 @@ class BusyExecutor(FakeExecutor):
         await super().close()
 
     def run(self, key: TaskKey) -> None:
-        if key not in self._running:
+        if self.load is NOTHING:
+            super().run(key)
+        elif key not in self._running:
             self._running[key] = asyncio.create_task(self._run(key))
 
     async def _run(self, key: TaskKey) -> None:
@@ -110,6 +117,18 @@ class Line:
             body = {"task_id": f"t{number}", "command": ["x"]}
             await asyncio.to_thread(self.api.post, "/api/v1/tasks", body)
             self.keys.append(TaskKey(f"t{number}", 1))
+
+    async def connected(self, limit_s: float = 60.0) -> None:
+        async with asyncio.timeout(limit_s):
+            while not await self._has_channel():
+                await asyncio.sleep(POLL_S)
+
+    async def _has_channel(self) -> bool:
+        try:
+            nodes = await asyncio.to_thread(self.api.get, "/api/v1/nodes")
+        except Away:
+            return False
+        return any(node["channel_open"] for node in nodes["nodes"])
 
     async def all_ended(self, limit_s: float) -> None:
         async with asyncio.timeout(limit_s):
@@ -185,27 +204,41 @@ def count_bytes(load: Load, tasks: int) -> int:
     return tasks * (load.log_bytes + load.output_bytes)
 
 
+@dataclass(frozen=True)
+class Where:
+    """How master and worker are connected. `wire`: the worker is in its namespace, and the master
+    is called `name` there; else by the proxy, unless `direct`. `ready`: once they are."""
+
+    tls: bool = False
+    direct: bool = False
+    wire: Wire | None = None
+    name: str = ""
+    ready: bool = True
+
+    def options(self, proxy: CuttingProxy) -> list[str]:
+        if self.wire is not None:
+            here, name = f"{self.wire.master}:0", self.name or self.wire.master
+            return ["--listen", here, "--http", here, "--join", here, "--host", name]
+        options = ["--listen", f"{MASTER_HOST}:{proxy.port}"]
+        options += [] if self.direct else ["--host", proxy.host]
+        return options + (["--tls", "--join", "127.0.0.1:0"] if self.tls else [])
+
+
 @asynccontextmanager
 async def line(
-    data: Path,
-    load: Load,
-    *,
-    tls: bool = False,
-    programs: tuple[str, ...] = ("master_link", "watchdog"),
-    **settings: str,
+    data: Path, load: Load, where: Where = Where(), **settings: str
 ) -> AsyncIterator[Line]:
-    """Connected; nothing submitted yet."""
+    """Nothing submitted yet."""
     proxy = CuttingProxy()
     await proxy.start()
     proxy.target = (MASTER_HOST, proxy.port)
-    options = ("--listen", f"{MASTER_HOST}:{proxy.port}", "--host", proxy.host)
-    safe = ("--tls", "--join", "127.0.0.1:0") if tls else ()
     data.mkdir(parents=True, exist_ok=True)
     counting = ("tests.fakes.counting_master", str(data / COUNTER))
-    master = MasterProcess(data, *options, "--trust-level", "3", *safe, program=counting)
+    options = (*where.options(proxy), "--trust-level", "3")
+    master = MasterProcess(data, *options, program=counting)
     try:
         await master.start()
-        async with _worker(data, load, master, proxy, tls, programs, settings) as made:
+        async with _worker(data, load, master, proxy, where, settings) as made:
             yield made
     finally:
         await master.kill()
@@ -218,40 +251,33 @@ async def _worker(
     load: Load,
     master: MasterProcess,
     proxy: CuttingProxy,
-    tls: bool,
-    programs: tuple[str, ...],
+    where: Where,
     settings: dict[str, str],
 ) -> AsyncIterator[Line]:
+    tls = where.tls or where.wire is not None
     url = f"http{'s' * tls}://{master.http}"
     api = await asyncio.to_thread(Api, url, next(data.rglob("admin.token"), None))
     if tls:
         body = {"uses": 1, "trust_level": 3}
         found = await asyncio.to_thread(api.order, "/api/v1/tokens", body)
         settings["MASTER_JOIN_TOKEN"] = str(found["token"])
+    if where.name:
+        url = f"https://{where.name}:{master.http.rpartition(':')[2]}"
+    launcher = where.wire.enter() if where.wire is not None else ()
     with short_home() as home:
         executor = BusyExecutor(home, load)
         (home / "worker.conf").write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+        told = supervised(
+            PROGRAMS, launcher=launcher, MASTER_NODE_URL=url, HIVEMIND_HOME=str(home)
+        )
         try:
             async with measuring(home):
-                with supervised(programs, MASTER_NODE_URL=url, HIVEMIND_HOME=str(home)) as worker:
+                with told as worker:
                     made = Line(home, data, master, proxy, worker, executor, api)
-                    await _connected(made)
+                    if where.ready:
+                        await made.connected()
                     yield made
                     await asyncio.to_thread(worker.stop)
         finally:
             await executor.close()
             api.close()
-
-
-async def _connected(line: Line) -> None:
-    async with asyncio.timeout(60.0):
-        while not await _has_channel(line):
-            await asyncio.sleep(POLL_S)
-
-
-async def _has_channel(line: Line) -> bool:
-    try:
-        nodes = await asyncio.to_thread(line.api.get, "/api/v1/nodes")
-    except Away:
-        return False
-    return any(node["channel_open"] for node in nodes["nodes"])
