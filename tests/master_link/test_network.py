@@ -14,7 +14,7 @@ from tests.fakes.line import Load
 @pytest.mark.system
 def test_heartbeats_pass_a_slow_line_beside_uploads(tmp_path: Path) -> None:
     """Behind them they would come so late that the link was given up."""
-    fault = replace(FAULTS["2 Mbit/s"], load=Load(10_000, 600_000))
+    fault = replace(FAULTS["2 Mbit/s"], load=Load(10_000, 400_000))
     figures = asyncio.run(suffer(fault, tmp_path / "master"))
     assert figures.faults == []
     assert figures.tries == 0
