@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -17,6 +17,7 @@ AUTHORITY_LIFE_S = 10 * 365 * 86400.0
 CERTIFICATE_LIFE_S = 30 * 86400.0  # the contract's most, with what lies before its first second
 BACKDATED_S = 3600.0  # for a node whose clock is behind
 RENEW_AT = 2 / 3  # of a certificate's life
+_UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 class BadRequest(ValueError):
@@ -99,10 +100,9 @@ def read_request(pem: bytes) -> Request:
     """A PKCS#10 request whose sender has the key; BadRequest otherwise."""
     try:
         request = x509.load_pem_x509_csr(pem)
-        signed = request.is_signature_valid
-    except (ValueError, InvalidSignature, TypeError) as err:
+        signed, key = request.is_signature_valid, request.public_key()
+    except _UNREADABLE as err:
         raise BadRequest("certificate_request: it is no PKCS#10 request in PEM") from err
-    key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadRequest("certificate_request: its key must be EC P-256")
     if not signed:

@@ -242,10 +242,14 @@ def _record_offers(connection: sa.Connection, offers: list[core.Offer]) -> list[
 def _assignment(
     connection: sa.Connection, key: Key, node_id: str
 ) -> tuple[pb.TaskAssignmentRequest, str]:
-    """What to send, but for its secrets, and the address that the node gave."""
+    """What to send, but for its secrets, and the address that the node gave. Nothing goes to a
+    node that was revoked after it was offered the attempt: it is lost soon."""
+    node = node_records.node(connection, node_id)
+    if node is None or node["revoked"]:
+        raise Unanswered(f"node {node_id} is revoked")
     request = task_records.spec(connection, key.task_id)
     request.attempt = key.attempt
-    return request, _endpoint(connection, node_id)
+    return request, node["task_endpoint"]
 
 
 def _endpoint(connection: sa.Connection, node_id: str) -> str:

@@ -21,6 +21,7 @@ log = logging.getLogger("master")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 TLS = "TLSv1.3"
+SHOWN_CHARACTERS = 250
 
 
 class Caller(NamedTuple):
@@ -75,9 +76,15 @@ class Gate:
 async def deny(
     context: Context, text: str, code: grpc.StatusCode = grpc.StatusCode.PERMISSION_DENIED
 ) -> NoReturn:
-    log.warning("refused %s: %s", context.peer(), text)
-    await context.abort(code, text)
+    log.warning("refused %s: %s", context.peer(), line(text))
+    await context.abort(code, line(text))
     raise AssertionError("abort always raises")
+
+
+def line(text: str) -> str:
+    """For a log, as one line of it: others wrote parts of it."""
+    shown = text[:SHOWN_CHARACTERS] + "…" * (len(text) > SHOWN_CHARACTERS)
+    return "".join(c if c.isprintable() else "?" for c in shown)
 
 
 @lru_cache(4096)  # one for each node: a certificate is read once, not at each call

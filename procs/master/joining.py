@@ -82,6 +82,8 @@ def recognise(
     row = connection.execute(sa.select(NODES).where(NODES.c.node_id == node_id)).mappings().first()
     if row is None:
         return Place(node_id, key_sha256, 0, "")
+    if row["revoked"]:  # a moment ago: the gate has let it pass
+        return f"{node_id} was revoked by the master's owner"
     if row["key_sha256"] != key_sha256:
         return f"{node_id} belongs to another key"
     return Place(node_id, key_sha256, row["trust_level"], row["token_sha256"])

@@ -10,21 +10,26 @@ from procs.master.task_records import Key
 from shared.pb import hivemind_pb2 as pb
 
 
-def append_all(connection: sa.Connection, chunks: Iterable[pb.TaskLogChunk]) -> dict[Key, int]:
+def append_all(
+    connection: sa.Connection, chunks: Iterable[pb.TaskLogChunk], node_id: str | None = None
+) -> dict[Key, int]:
     """The same for what came together; which sequence of each attempt comes next."""
-    return {Key(one.task_id, one.attempt): append(connection, one) for one in chunks}
+    return {Key(one.task_id, one.attempt): append(connection, one, node_id) for one in chunks}
 
 
-def append(connection: sa.Connection, chunk: pb.TaskLogChunk) -> int:
+def append(connection: sa.Connection, chunk: pb.TaskLogChunk, node_id: str | None = None) -> int:
     """Store what is new in `chunk` and say which sequence comes next.
 
-    After a gap nothing is stored: the answer sends the worker back. What nobody waits for is
-    acknowledged and dropped.
+    `node_id`: who brings it, where that is proven; NotYours if it is not the holder. After a gap
+    nothing is stored: the answer sends the worker back. What nobody waits for is acknowledged and
+    dropped.
     """
     key = Key(chunk.task_id, chunk.attempt)
     row = task_records.wanted(connection, key)
     if row is None:
         return _already_ended(connection, key, chunk)
+    if node_id is not None:
+        task_records.check_holder(row, node_id)
     fresh = [r for r in chunk.records if r.sequence >= row["log_next"]]
     following = row["log_next"] + len(fresh)
     if [r.sequence for r in fresh] != list(range(row["log_next"], following)):

@@ -17,7 +17,7 @@ from google.protobuf import duration_pb2
 from procs.master import ca, core, joining, node_records
 from procs.master.database import Database
 from procs.master.dispatcher import Dispatcher
-from procs.master.gate import Caller, Gate
+from procs.master.gate import Caller, Gate, line
 from procs.master.identity import Identity
 from procs.master.joining import NODE_ID, Place, WithoutToken
 from procs.master.vpn import Vpn
@@ -79,8 +79,9 @@ class Registration:
                 raise Refusal(f"protocol_version is {version}, this master speaks 1")
             return await self._take(request, caller, peer)
         except (Refusal, ca.BadRequest) as err:
-            log.warning("node %r is refused: %s", request.node_name[:SHOWN_CHARACTERS], err)
-            return pb.NodeRegistrationResponse(accepted=False, reason=str(err))
+            reason = line(str(err))
+            log.warning("node %r is refused: %s", request.node_name[:SHOWN_CHARACTERS], reason)
+            return pb.NodeRegistrationResponse(accepted=False, reason=reason)
 
     async def _take(
         self, request: pb.NodeRegistrationRequest, caller: Caller | None, peer: str

@@ -77,25 +77,33 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, chunks: AsyncIterator[pb.TaskLogChunk], context: Context
     ) -> None:
         caller = await self._gate.caller(context)
-        proven: set[Key] = set()
         brought: set[Key] = set()
         inflow = Inflow(chunks)
         with ExitStack() as lines:
             try:
                 while batch := await inflow.batch():
-                    for key in {Key(c.task_id, c.attempt) for c in batch}:
-                        await self._check_holder(context, caller, key, proven)
-                        if key not in brought:
-                            brought.add(key)
-                            await self._lines.clear(("log", key))
-                            lines.enter_context(self._lines.bringing(("log", key)))
-                    await self._append(batch, context)
+                    for key in {Key(c.task_id, c.attempt) for c in batch} - brought:
+                        await self._check_holder(context, caller, key)
+                        brought.add(key)
+                        await self._lines.clear(("log", key))
+                        lines.enter_context(self._lines.bringing(("log", key)))
+                    await self._append(batch, context, caller)
             finally:
                 await inflow.close()
 
-    async def _append(self, chunks: list[pb.TaskLogChunk], context: Context) -> None:
-        """Stored together: a commit for each would cost more than the storing."""
-        for key, following in (await self._database.run(log_records.append_all, chunks)).items():
+    async def _append(
+        self, chunks: list[pb.TaskLogChunk], context: Context, caller: Caller | None
+    ) -> None:
+        """Stored together: a commit for each would cost more than the storing. An attempt may have
+        gone to another node since its first chunk."""
+        node_id = None if caller is None else caller.node_id
+        if node_id is not None:
+            await self._gate.check_revoked(context, node_id)
+        try:
+            stored = await self._database.run(log_records.append_all, chunks, node_id)
+        except NotYours as err:
+            await deny(context, str(err))
+        for key, following in stored.items():
             self._bells.ring(key.task_id)
             ack = pb.TaskLogAck(task_id=key.task_id, attempt=key.attempt, next_sequence=following)
             await context.write(ack)
@@ -104,7 +112,8 @@ class TaskServer(pb_grpc.TaskServiceServicer):
         self, request: pb.TaskInputRequest, context: Context
     ) -> AsyncIterator[pb.TaskInputChunk]:
         key = Key(request.task_id, request.attempt)
-        await self._check_holder(context, await self._gate.caller(context), key)
+        caller = await self._gate.caller(context)
+        await self._check_holder(context, caller, key)
         sha256 = await self._database.run(_input_sha256, key, request.path)
         offset = request.offset
         while True:
@@ -114,6 +123,8 @@ class TaskServer(pb_grpc.TaskServiceServicer):
                 await _abort(context, grpc.StatusCode.NOT_FOUND, text)
             if not data:
                 return
+            if caller is not None:
+                await self._gate.check_revoked(context, caller.node_id)
             yield pb.TaskInputChunk(offset=offset, data=data)
             offset += len(data)
 
@@ -194,19 +205,13 @@ class TaskServer(pb_grpc.TaskServiceServicer):
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, str(err))
         return pb.TaskResultResponse(acknowledged=stored)
 
-    async def _check_holder(
-        self, context: Context, caller: Caller | None, key: Key, proven: set[Key] | None = None
-    ) -> None:
-        """For messages that name no node: it must hold the attempt. `proven`: of this stream."""
+    async def _check_holder(self, context: Context, caller: Caller | None, key: Key) -> None:
+        """For messages that name no node: it must hold the attempt."""
         if caller is None:
             return
         await self._gate.check_revoked(context, caller.node_id)
-        if proven is not None and key in proven:
-            return
         if not await self._database.run(task_records.may_speak_of, key, caller.node_id):
             await deny(context, f"{caller.node_id} does not hold {key}")
-        if proven is not None:
-            proven.add(key)
 
     async def _keep(self, request: pb.TaskResultRequest) -> bool:
         stored = await self._database.run(_finish, request, time.time())

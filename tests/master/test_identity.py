@@ -1,12 +1,15 @@
 """The master with TLS: each call counts for the node in its certificate, and nothing else does."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import http.client
 import re
 import socket
+import sqlite3
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from procs.master import ca, identity, node_records
 from procs.master.identity import Identity
 from procs.master.joining import WithoutToken
 from procs.master.main import Settings, running
+from procs.master_link.identity import Credentials
 from procs.master_link.request import make_key, request
+from procs.master_link.server_edge import serve
 from shared.certificate import certificates, digest_of
 from shared.master_http import DISCOVERY, by_authority, get
 from shared.pb import hivemind_pb2 as pb
@@ -200,6 +205,136 @@ def test_what_names_no_node_counts_only_from_the_node_that_holds_the_attempt(
     with_master(tmp_path, scenario)
 
 
+HELLO: dict[str, Any] = {"state": pb.NODE_STATE_READY, "incarnation": "1"}
+
+
+async def opened(caller: Caller, node_id: str, **more: Any) -> Any:
+    stream = caller.nodes.OpenChannel()
+    hello = pb.HeartbeatRequest(node_id=node_id, **HELLO | more)
+    await stream.write(pb.NodeMessage(hello=hello))
+    assert (await stream.read()).HasField("hello")
+    return stream
+
+
+async def hand_over(master: TlsMaster, first: Caller, second: Caller) -> list[Any]:
+    """The task goes from one to the other as its second attempt; their channels."""
+    channels = [await opened(first, "first")]
+    await master.order("/api/v1/tasks", task_id="t", command=["x"])
+    assert (await channels[0].read()).assign.attempt == 1
+    await opened(first, "first", state=pb.NODE_STATE_DRAINING, sequence=1)
+    channels.append(await opened(second, "second"))
+    ended = pb.TaskResultRequest(node_id="first", task_id="t", attempt=1)
+    ended.state, ended.cause = pb.TASK_STATE_FAILED, pb.FAILURE_CAUSE_NODE
+    assert (await first.tasks.SubmitTaskResult(ended, timeout=WAIT_S)).acknowledged
+    assert (await channels[1].read()).assign.attempt == 2
+    return channels
+
+
+def test_a_stream_that_was_open_before_brings_nothing_to_anothers_attempt(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        first = Caller(master, await joined(master, "first"))
+        second = Caller(master, await joined(master, "second"))
+        stream = first.tasks.StreamTaskLogs()
+        await stream.write(pb.TaskLogChunk(task_id="t", attempt=2))  # nobody's yet
+        assert (await stream.read()).next_sequence == 0
+        channels = await hand_over(master, first, second)
+        forged = pb.TaskLogChunk(task_id="t", attempt=2, records=[pb.LogRecord(data=b"forged")])
+        words = await refused(_answered(stream, forged))
+        assert words == "PERMISSION_DENIED: node first does not hold t.2"
+        assert (await master.get("/api/v1/tasks/t"))["log_records"] == 0
+        for channel in channels:
+            channel.cancel()
+        for caller in (first, second):
+            await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
+# ------------------------------------------------------------------ who was revoked
+
+
+class Deaf:
+    """A node's port: it counts what it is asked to take, and names no attempt in its answer."""
+
+    def __init__(self) -> None:
+        self.secrets: asyncio.Queue[str] = asyncio.Queue()
+
+    async def assign(self, request: pb.TaskAssignmentRequest) -> pb.TaskAssignmentResponse:
+        self.secrets.put_nowait(request.secrets["password"])
+        return pb.TaskAssignmentResponse()
+
+    async def cancel(self, request: pb.TaskCancelRequest) -> pb.TaskCancelResponse:
+        return pb.TaskCancelResponse(task_id=request.task_id, attempt=request.attempt)
+
+
+@contextlib.asynccontextmanager
+async def served(master: TlsMaster, mine: Party, port: Deaf) -> AsyncIterator[str]:
+    own = Credentials(of_master(master.data).pem.encode(), mine.key, mine.certificate)
+    number, stop = await serve(port, "127.0.0.1:0", lambda: own)
+    try:
+        yield f"127.0.0.1:{number}"
+    finally:
+        await stop()
+
+
+def test_a_revoked_node_is_told_no_secret_any_more(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine, port = await joined(master), Deaf()
+        async with served(master, mine, port) as endpoint:
+            caller = Caller(master, mine)
+            asked = pb.NodeRegistrationRequest(protocol_version=1, task_endpoint=endpoint)
+            assert (await caller.nodes.RegisterNode(asked, timeout=WAIT_S)).accepted
+            beat = pb.HeartbeatRequest(node_id=mine.name, **HELLO)
+            await caller.nodes.Heartbeat(beat, timeout=WAIT_S)
+            task = {"command": ["x"], "secrets": {"password": "p"}}
+            await master.order("/api/v1/tasks", task_id="t", **task)
+            assert await port.secrets.get() == "p"
+            await master.order(f"/api/v1/nodes/{mine.name}/revoke")
+            while (await master.get("/api/v1/tasks/t"))["attempt"] == 1:  # until it is lost
+                await asyncio.sleep(0.05)
+            assert port.secrets.empty()
+            await caller.channel.close(None)
+
+    with_master(tmp_path, scenario, lost_after_s=3.0)
+
+
+def test_a_renewal_that_crosses_a_revocation_is_refused(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine = await joined(master)
+        with contextlib.closing(sqlite3.connect(master.data / "master.db")) as database, database:
+            database.execute("UPDATE nodes SET revoked = 1")  # the gate has not heard of it yet
+        caller = Caller(master, mine)
+        asked = pb.NodeRegistrationRequest(protocol_version=1, node_id=mine.name)
+        asked.certificate_request = request(mine.key)
+        answer = await caller.nodes.RegisterNode(asked, timeout=WAIT_S)
+        words = f"{mine.name} was revoked by the master's owner"
+        assert (answer.accepted, answer.reason, answer.certificate) == (False, words, b"")
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
+def test_a_node_that_is_revoked_gets_no_more_of_an_input(tmp_path: Path) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        mine, content = await joined(master, "first"), bytes(32 * 2**20)
+        sha256 = hashlib.sha256(content).hexdigest()
+        (master.data / "inputs" / sha256).write_bytes(content)
+        caller = Caller(master, mine)
+        channel = await opened(caller, "first")
+        task_input = {"path": "in", "sha256": sha256, "size_bytes": len(content)}
+        await master.order("/api/v1/tasks", task_id="t", command=["x"], inputs=[task_input])
+        assert (await channel.read()).HasField("assign")
+        asked = pb.TaskInputRequest(task_id="t", attempt=1, path="in")
+        fetch = aiter(caller.tasks.FetchTaskInput(asked))
+        assert (await anext(fetch)).offset == 0
+        await master.order("/api/v1/nodes/first/revoke")
+        words = await refused(_each(fetch))
+        assert words == "PERMISSION_DENIED: first was revoked by the master's owner"
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+
+
 # ------------------------------------------------------------------ who is no node of this master
 
 
@@ -222,7 +357,25 @@ def test_who_has_no_certificate_of_this_master_reaches_nothing_but_registration(
     with_master(tmp_path, scenario)
 
 
+def spoilt_request(good: bytes, bad: bytes) -> bytes:
+    """A certificate request in which these bytes are others."""
+    der = base64.b64decode("".join(request(make_key()).decode().splitlines()[1:-1]))
+    assert good in der
+    body = base64.encodebytes(der.replace(good, bad, 1)).decode()
+    edge = "-----{} CERTIFICATE REQUEST-----"
+    return f"{edge.format('BEGIN')}\n{body}{edge.format('END')}\n".encode()
+
+
+EC_KEY = bytes.fromhex("06072a8648ce3d0201")
+UNKNOWN_KEY = spoilt_request(EC_KEY, EC_KEY[:-1] + b"\x09")
+UNKNOWN_VERSION = spoilt_request(b"\x02\x01\x00", b"\x02\x01\x07")
 REQUESTS = [
+    pytest.param(
+        {"certificate_request": UNKNOWN_KEY}, "it is no PKCS#10 request", id="kind of key"
+    ),
+    pytest.param(
+        {"certificate_request": UNKNOWN_VERSION}, "it is no PKCS#10 request", id="its version"
+    ),
     pytest.param({"certificate_request": b"x"}, "it is no PKCS#10 request", id="no request"),
     pytest.param({"protocol_version": 2}, "protocol_version is 2", id="version"),
     pytest.param({"join_token": "hm1.x"}, "this is no join token", id="token"),
@@ -264,6 +417,22 @@ def test_a_stranger_can_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptu
     with_master(tmp_path, scenario)
     assert "is refused: this is no join token" in caplog.text
     assert len(caplog.text) < 10_000
+
+
+def test_nobody_writes_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(master: TlsMaster) -> None:
+        key = make_key()
+        mine = Party("", key, (await join(master, await master.token(), key)).certificate)
+        await join(master, "", key, node_id="x\nFORGED" + "y" * 10_000)
+        caller = Caller(master, mine)
+        for forged in ("x\nFORGED", "\x1b[2J", "y" * 5_000):
+            await refused(caller.nodes.Heartbeat(pb.HeartbeatRequest(node_id=forged)))
+        await caller.channel.close(None)
+
+    with_master(tmp_path, scenario)
+    refusals = [r.getMessage() for r in caplog.records if "refused" in r.getMessage()]
+    assert len(refusals) == 4
+    assert all(text.isprintable() and len(text) < 400 for text in refusals)
 
 
 def test_a_renewal_with_another_key_is_refused(tmp_path: Path) -> None:
