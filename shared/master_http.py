@@ -5,9 +5,12 @@ authority under the name `hivemind-master`, or, behind a public front, by the ma
 under its host's name. No redirect is followed, no proxy used.
 """
 
+import contextlib
 import email.utils
 import http.client
+import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,8 +19,10 @@ from urllib.parse import urlsplit
 from shared.settings import is_loopback
 
 MASTER_NAME = "hivemind-master"  # in the master's own certificates, and in no node's
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # of each step
+WHOLE_S = 20.0  # from the first byte sent to the last that comes: steps can be many
 MOST_BYTES = 2**20
+SHOWN_CHARACTERS = 200  # of an error that may quote the other side
 CLOCK_TOLERANCE_S = 120.0  # a clock that is further off explains a certificate's dates
 DISCOVERY = "/.well-known/hivemind"
 NOT_YET_VALID, EXPIRED = 9, 10  # OpenSSL's X509_V_ERR_…
@@ -130,12 +135,29 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, check: Check | None) -> None:
         super().__init__(host, port, timeout=TIMEOUT_S)
         self._check = check
+        self._timer: threading.Timer | None = None
+        self.is_late = False
 
     def connect(self) -> None:
         super().connect()
         if self._check is not None:
             context, name = self._check
             self.sock = context.wrap_socket(self.sock, server_hostname=name)
+        self._timer = threading.Timer(WHOLE_S, self._cut, (self.sock,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _cut(self, sock: socket.socket) -> None:
+        """Whoever reads from it sees its end; TLS is not asked."""
+        self.is_late = True
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """`close` is the library's: it calls it before the answer is read."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.close()
 
 
 def _get(url: str, path: str, check: Check | None) -> Answer:
@@ -151,13 +173,19 @@ def _get(url: str, path: str, check: Check | None) -> Answer:
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:  # a redirect too: it is followed nowhere
             raise MasterHttpError(f"{url}{path} answers {response.status}")
-        return Answer(response.read(MOST_BYTES), _ahead_s(response.headers.get("Date")))
-    except ssl.SSLError:
-        raise
+        body = response.read(MOST_BYTES)
+        if connection.is_late:
+            raise TimeoutError
+        return Answer(body, _ahead_s(response.headers.get("Date")))
     except (OSError, http.client.HTTPException) as err:
+        if connection.is_late:
+            text = f"{url}{path}: no whole answer within {WHOLE_S:g} s"
+            raise MasterHttpError(text) from err
+        if isinstance(err, ssl.SSLError):
+            raise
         raise MasterHttpError(f"{url}{path}: {_os_words(err)}") from err
     finally:
-        connection.close()
+        connection.end()
 
 
 def _ahead_s(date: str | None) -> float | None:
@@ -168,7 +196,7 @@ def _ahead_s(date: str | None) -> float | None:
 
 
 def _os_words(err: Exception) -> str:
-    return str(err) or type(err).__name__
+    return str(err)[:SHOWN_CHARACTERS] or type(err).__name__
 
 
 def _why(url: str, err: ssl.SSLError) -> str:

@@ -19,6 +19,7 @@ from shared.master_http import (
 )
 from shared.settings import is_loopback, split_address
 
+MOST_SHOWN = 3
 _KNOWN = "this node has joined {}: a master that was set up anew gives a new join token"
 
 
@@ -105,7 +106,10 @@ def _first_use(url: str) -> Discovered:
 
 
 def _digests(authority: str) -> str:
-    return " and ".join(map(digest_of, certificates(authority))) or "none"
+    """A stranger may name any number of them."""
+    known = [digest_of(one) for one in certificates(authority)]
+    more = [f"{len(known) - MOST_SHOWN} more"] if len(known) > MOST_SHOWN else []
+    return " and ".join(known[:MOST_SHOWN] + more) or "none"
 
 
 def _read(answer: Answer, url: str) -> Discovered:

@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from procs.master_link.discovery import DocumentError, discover
+from shared import master_http
 from shared.certificate import digest_of
 from shared.join_token import Token
 from shared.master_http import MasterHttpError, UntrustedError
@@ -181,6 +183,46 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
         master.status = 302
         with pytest.raises(MasterHttpError, match="answers 302"):
             discover(master.url, OURS.pem, None)
+
+
+def _drips_headers(connection: Any) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    for number in range(DRIPS):
+        connection.sendall(b"X-%d: y\r\n" % (number % 90))
+        time.sleep(DRIP_S)
+
+
+def _drips_its_body(connection: Any) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    for _ in range(DRIPS):
+        connection.sendall(b" ")
+        time.sleep(DRIP_S)
+
+
+DRIPS, DRIP_S = 80, 0.05  # four seconds; each drip comes in time
+
+
+@pytest.mark.parametrize("drip", [_drips_headers, _drips_its_body])
+@pytest.mark.parametrize("authority", ["", OURS.pem], ids=["first contact", "joined"])
+def test_an_answer_that_comes_in_drips_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drip: Any, authority: str
+) -> None:
+    monkeypatch.setattr(master_http, "WHOLE_S", 0.5)
+    with front(MASTER, tmp_path, lambda _: document()) as master:
+        master.instead = drip
+        with pytest.raises(MasterHttpError, match="no whole answer within"):
+            discover(master.url, authority, TOKEN)
+
+
+def test_what_a_stranger_says_fills_no_log(tmp_path: Path) -> None:
+    """A document that nobody has vouched for, with ten thousand authorities."""
+    many = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" * 10_000
+    with (
+        front(MASTER, tmp_path, lambda _: document(certificate_authority=many)) as master,
+        pytest.raises(UntrustedError, match="this is not the master that gave") as caught,
+    ):
+        discover(master.url, "", TOKEN)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
