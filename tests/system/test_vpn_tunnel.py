@@ -153,8 +153,8 @@ def rotate(world: World, before: VpnState) -> VpnState:
             return state if state.public_key != before.public_key else None
 
         after = until(changed, "there is a new key")
+    until(lambda: world.wires.handshakes().get(after.public_key) or None, "a handshake with it")
     world.worker.next(VpnState, lambda s: s.phase is VpnPhase.UP)
-    assert world.wires.handshakes()[after.public_key] > 0
     assert before.public_key not in world.wires.handshakes()
     return after
 
