@@ -160,7 +160,12 @@ def test_the_master_dials_in_the_tunnel_for_as_long_as_it_is_there(
             second = await endpoint("127.0.0.10:")
             assert not is_bound(first)
             voice.state = None
-            assert is_bound(second), "silence is no news"
+            link = r.link
+            assert link is not None
+            await r.until(lambda: link._news.vpn() is None)
+            for _ in range(3):
+                await link._news.any.wait()
+            assert link.session.task_endpoint == second, "silence is no news"
             voice.down(address="127.0.0.10")
             await endpoint("")
             assert not is_bound(second)
