@@ -13,7 +13,7 @@ import pytest
 
 from procs.vpn import wg
 from procs.vpn.conf import parse
-from shared.messages import Tunnel, VpnPhase
+from shared.messages import VpnPhase
 from tests.vpn.tunnels import (
     ADDRESS,
     MOVED,
@@ -261,10 +261,7 @@ def test_a_name_that_nobody_knows_is_asked_for_again(tmp_path: Path) -> None:
     hosts.write_text("")
     with machine() as one:
         one.hides = {"/etc/hosts": hosts, "/etc/resolv.conf": hosts}
-        one.assign(Tunnel(address=ADDRESS))
-        state = one.until(lambda state: state.public_key != "")
-        one.net.has_peer(state.public_key)
-        one.assign(one.net.tunnel(f"vpn.test:{PORT}"), state.public_key)
+        one.assign(one.net.tunnel(f"vpn.test:{PORT}"), one.known())
         one.until(lambda state: f"no address is known of vpn.test:{PORT}" in state.detail)
         hosts.write_text(f"{SERVER} vpn.test\n")
         one.up()

@@ -278,11 +278,16 @@ class Machine:
 
     def join(self, tunnel: Tunnel | None = None) -> VpnState:
         """As with a master: it learns the key, then it assigns the tunnel."""
-        self.assign(Tunnel(address=ADDRESS))
-        state = self.until(lambda state: state.public_key != "")
-        self.net.has_peer(state.public_key)
-        self.assign(tunnel or self.net.tunnel(), state.public_key)
+        key = self.known()
+        self.assign(tunnel or self.net.tunnel(), key)
         return self.up()
+
+    def known(self) -> str:
+        """The server has this node's key, which is told before there is a tunnel."""
+        self.assign(Tunnel(address=ADDRESS))
+        key = self.until(lambda state: state.public_key != "").public_key
+        self.net.has_peer(key)
+        return key
 
     def run(self, *command: str) -> str:
         return self.net.run(self.net.worker, *command)
