@@ -77,6 +77,7 @@ class Hub:
         return self._bus.inbox.fresh(TaskState, time.monotonic())
 
     def vpn(self) -> VpnState | None:
+        self._catch_up()
         return self._bus.inbox.fresh(VpnState, time.monotonic())
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -62,9 +62,13 @@ def test_a_wish_is_kept_by_web(home: Path, serving: Serving, command: str, wish:
 def test_the_tunnels_key_is_asked_to_be_changed(
     home: Path, beating: Beating, serving: Serving
 ) -> None:
-    code, out, err = finish(start(home, "vpn", "rotate"))
-    assert (code, out) == (1, "")
-    assert "there is no tunnel whose key could be changed" in err
+
+    def is_refused() -> bool:
+        code, out, err = finish(start(home, "vpn", "rotate"))
+        assert (code, out) == (1, "")
+        return "there is no tunnel whose key could be changed" in err
+
+    wait_for(is_refused, "web has heard of the tunnel, and there is none")
     beating.vpn = VpnState(at_s=0.0, public_key="k")
 
     def is_taken() -> bool:
