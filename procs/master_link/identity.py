@@ -53,8 +53,7 @@ class Identity:
         self.authority, self.valid = "", None
         try:
             if self._authority.exists():
-                self.authority = "".join(certificates(self._authority.read_text()))
-                ssl.create_default_context(cadata=self.authority)
+                self.authority = _authorities(self._authority.read_text())
             if self.authority and self._certificate.exists():
                 self.valid = _fit(self._certificate, self._key)
         except (OSError, ValueError) as err:  # ssl.SSLError is an OSError
@@ -115,6 +114,7 @@ class Identity:
         write_atomic(aside, certificate)
         try:
             valid = _fit(aside, self._key)
+            authority = _authorities(authority)
         except (OSError, ValueError) as err:
             raise IdentityError(f"what the master gave is no certificate for us: {err}") from err
         if authority != self.authority:
@@ -122,6 +122,15 @@ class Identity:
         aside.replace(self._certificate)
         sync_directory(self._certificate.parent)
         self.valid = valid
+
+
+def _authorities(bundle: str) -> str:
+    """ValueError or ssl.SSLError: there is none by which anybody could be proven."""
+    known = "".join(certificates(bundle))
+    if not known:
+        raise ValueError("it names no authority")
+    ssl.create_default_context(cadata=known)
+    return known
 
 
 def _fit(certificate: Path, key: Path) -> Validity:

@@ -1,9 +1,10 @@
 """SIGKILLs master_link at each step of joining, one after the other: where it opens, writes, syncs
 and renames each file of its identity, the child that makes the key included.
 
-python -m tests.bench.join_kills: 21 steps, two minutes; three are a test
+python -m tests.bench.join_kills: 21 steps, two minutes; some are a test
 (tests/master_link/test_join_kills.py). strace does the killing. Whatever the step, the next life
-joins by the same token, which is good for one node only, and is that node.
+joins by the same token, which is good for one node only, and is that node. Then the same for a
+renewal, while the master changes its authority: 11 steps; the next life has no token.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.fakes.certificates import DAY_S, of_master, party
 from tests.master_link.rig import short_home, told_hardware
 from tests.master_link.tls_rig import TlsMaster, tls_master
 
@@ -22,6 +24,9 @@ WRITTEN = ("node.key", "node.id", "node.crt.new", "master-ca.crt")  # aside, the
 CALLS = ("openat", "fchmod", "write", "fsync", "rename")
 STEPS = [(call, f".{name}.new") for name in WRITTEN for call in CALLS]
 STEPS.append(("rename", "node.crt.new"))
+RENEWED = ("node.crt.new", "master-ca.crt")
+RENEWAL_STEPS = [(call, f".{name}.new") for name in RENEWED for call in CALLS]
+RENEWAL_STEPS.append(("rename", "node.crt.new"))
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 60.0
 
@@ -56,7 +61,37 @@ class Sweep:
             self.faults.append(f"{call} {name}: the key is another one")
         self.points.append(point)
 
-    async def _first_life(self, home: Path, token: str, call: str, name: str) -> str:
+    async def renewing_at(self, call: str, name: str) -> None:
+        """A node whose certificate is due is killed there while it renews it; its next life has no
+        token, and renews it as the same node."""
+        with short_home() as home:
+            async with told_hardware(home):
+                await self._renewing_at(home, call, name)
+
+    async def _renewing_at(self, home: Path, call: str, name: str) -> None:
+        lib, where = home / "lib", f"renewal, {call} {name}"
+        async with _life(home, self.master.url, await self.master.token(), ()) as before:
+            await self._joined(home, before)
+        nodes, key = await self._nodes(), _content(lib / "node.key")
+        own = _content(lib / "node.id").decode().strip()
+        old = party(of_master(self.master.data), own, age_s=21 * DAY_S, key=key).certificate
+        (lib / "node.crt").write_bytes(old)
+        (lib / "master-ca.crt").write_text(of_master(self.master.data).pem)  # of before the change
+        await self.master.order("/api/v1/authority/rotate")
+        point = await self._first_life(home, "", call, name, old)
+        if not point:
+            self.faults.append(f"{where}: it was not killed there")
+        async with _life(home, self.master.url, "", ()) as second:
+            await self._joined(home, second, old)
+        if _content(lib / "node.crt") == old:
+            self.faults.append(f"{where}: the certificate is not renewed")
+        if await self._nodes() != nodes or key != _content(lib / "node.key"):
+            self.faults.append(f"{where}: it is another node")
+        self.points.append(point)
+
+    async def _first_life(
+        self, home: Path, token: str, call: str, name: str, old: bytes = b""
+    ) -> str:
         """Where it was killed; empty: it has joined before."""
         trace = home / "supervisord.trace"  # by its name the parent passes for a supervisord
         launcher = (
@@ -64,7 +99,7 @@ class Sweep:
             *("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL"),
         )
         async with _life(home, self.master.url, token, launcher) as first:
-            joining = asyncio.create_task(self._joined(home, first))
+            joining = asyncio.create_task(self._joined(home, first, old))
             dying = asyncio.create_task(self._killed(trace, first))
             await asyncio.wait((joining, dying), return_when=asyncio.FIRST_COMPLETED)
             joining.cancel()
@@ -78,13 +113,16 @@ class Sweep:
         while life.returncode is None and b"killed by SIGKILL" not in _content(trace):
             await asyncio.sleep(0.02)
 
-    async def _joined(self, home: Path, life: asyncio.subprocess.Process) -> None:
-        """It has a certificate, and the master has heard it."""
+    async def _joined(
+        self, home: Path, life: asyncio.subprocess.Process, old: bytes = b""
+    ) -> None:
+        """It has a certificate, another than `old`, and the master has heard it."""
         async with asyncio.timeout(LONGEST_S):
             while life.returncode is None:
                 node_id = _content(home / "lib" / "node.id").decode().strip()
                 for node in await self.master.nodes():
-                    if node["node_id"] == node_id and node["state"] != "unspecified":
+                    heard = node["node_id"] == node_id and node["state"] != "unspecified"
+                    if heard and _content(home / "lib" / "node.crt") != old:
                         return
                 await asyncio.sleep(0.1)
 
@@ -134,6 +172,8 @@ async def _sweep() -> Sweep:
         async with swept(Path(folder) / "master") as sweep:
             for call, name in STEPS:
                 await sweep.at(call, name)
+            for call, name in RENEWAL_STEPS:
+                await sweep.renewing_at(call, name)
             return sweep
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from procs.master import joining
 from procs.master_link import membership, session
+from procs.master_link.identity import Identity, IdentityError
 from shared.certificate import certificates, digest_of
 from shared.join_token import Token, read_token, write_token
 from shared.messages import LinkPhase
@@ -286,6 +287,28 @@ def test_a_renewal_that_is_refused_is_a_warning_while_the_certificate_lasts(
             await r.until(lambda: r.link_state().warnings == ())
 
     with_master(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
+    ids=["text", "no DER"],
+)
+def test_an_authority_that_is_none_does_not_replace_the_one_that_is_trusted(
+    tmp_path: Path, told: str
+) -> None:
+    ours = authority()
+    mine = Identity(tmp_path)
+    mine.trust(ours.pem)
+    mine.request()
+    given = party(ours, "node-x", key=(tmp_path / "node.key").read_bytes()).certificate
+    with pytest.raises(IdentityError, match="what the master gave is no certificate for us"):
+        mine.keep(given, told)
+    mine.load()
+    assert (mine.authority, mine.valid) == (ours.pem, None)
+    (tmp_path / "master-ca.crt").write_text(told)
+    mine.load()
+    assert mine.authority == ""
 
 
 def shown(address: str, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
