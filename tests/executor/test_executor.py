@@ -185,7 +185,7 @@ def test_an_images_environment_and_labels_are_not_the_runtimes(executor: Executo
         key = executor.assign(task("sh", "-c", code, name="lb", image="hivemind-test-labels"))
         is_up(executor, key)
         assert executor.output(key) == b"up image /proc/self/cwd/x.so\n"
-        shown = executor.docker.inspect_container("hivemind-lb-1")
+        shown = executor.docker.inspect_container(executor.container_name(key))
         keeper = Path(f"/proc/{shown['State']['Pid']}/environ").read_text().split("\0")
         assert not [line for line in keeper if line.startswith(("LD_PRELOAD", "A"))]
         found = {name: shown["Config"]["Labels"][name] for name in labels}
