@@ -13,8 +13,11 @@ from shared.pb import hivemind_pb2 as pb
 def append_all(
     connection: sa.Connection, chunks: Iterable[pb.TaskLogChunk], node_id: str | None = None
 ) -> dict[Key, int]:
-    """The same for what came together; which sequence of each attempt comes next."""
-    return {Key(one.task_id, one.attempt): append(connection, one, node_id) for one in chunks}
+    """The same for what came together, of each attempt in one piece."""
+    pieces: dict[Key, pb.TaskLogChunk] = {}
+    for chunk in chunks:
+        pieces.setdefault(Key(chunk.task_id, chunk.attempt), pb.TaskLogChunk()).MergeFrom(chunk)
+    return {key: append(connection, piece, node_id) for key, piece in pieces.items()}
 
 
 def append(connection: sa.Connection, chunk: pb.TaskLogChunk, node_id: str | None = None) -> int:

@@ -75,26 +75,25 @@ class Harms:
         counts = {CUT: plan.cuts, KILL_LINK: plan.link_kills, KILL_MASTER: plan.master_kills}
         self._left = [name for name, count in counts.items() for _ in range(count)]
         self._random.shuffle(self._left)
-        most = 0.95 * count_bytes(plan.load, plan.tasks)
-        self._at = sorted((self._random.uniform(0, most) for _ in self._left), reverse=True)
         self._kills: set[asyncio.Task[None]] = set()
-        self._master_dies = asyncio.Lock()
 
     def next(self) -> None:
         """Set the trap for the next one."""
         if self._left:
-            action = partial(self._do, self._left.pop())
-            self._line.proxy.at_byte(int(self._at.pop()), action)
+            left_bytes = self._figures.payload_bytes - self._line.brought_bytes()
+            gap_bytes = 2 * max(left_bytes, 0) / (len(self._left) + 1)
+            at = self._line.proxy.sent_bytes + 1 + self._random.uniform(0, gap_bytes)
+            self._line.proxy.at_byte(int(at), partial(self._do, self._left.pop()))
 
     def _do(self, harm: str, wire: Wire) -> None:
         if harm == CUT:
             harm = self._cut(wire)
+            self.next()
         else:
             task = asyncio.create_task(self._kill(harm))
             self._kills.add(task)
             task.add_done_callback(self._kills.discard)
         self._figures.harms[harm] += 1
-        self.next()
 
     def _cut(self, wire: Wire) -> str:
         how = self._random.choice(list(How))
@@ -107,10 +106,10 @@ class Harms:
     async def _kill(self, harm: str) -> None:
         await asyncio.sleep(self._random.uniform(0, LONGEST_DELAY_S))
         if harm == KILL_LINK:
-            self._line.kill_link()
+            await self._line.kill_link()
         else:
-            async with self._master_dies:
-                await self._line.kill_master()
+            await self._line.kill_master()
+        self.next()
 
     async def close(self) -> None:
         await asyncio.gather(*self._kills)

@@ -150,12 +150,13 @@ class Line:
 
     # -------------------------------------------------------------- kills
 
-    def kill_link(self) -> None:
-        """SIGKILL; supervisord starts another."""
-        pid = self.worker.pids().get("master_link")
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    async def kill_link(self) -> None:
+        """SIGKILL, as soon as there is one; supervisord starts another."""
+        async with asyncio.timeout(60.0):
+            while (pid := self.worker.pids().get("master_link")) is None:
+                await asyncio.sleep(POLL_S)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     async def kill_master(self) -> None:
         await self.master.kill()
@@ -257,6 +258,7 @@ async def _worker(
     tls = where.tls or where.wire is not None
     url = f"http{'s' * tls}://{master.http}"
     api = await asyncio.to_thread(Api, url, next(data.rglob("admin.token"), None))
+    api.patient = True  # the master may be killed meanwhile
     if tls:
         body = {"uses": 1, "trust_level": 3}
         found = await asyncio.to_thread(api.order, "/api/v1/tokens", body)
