@@ -50,7 +50,7 @@ class LogReader:
             return []
         records: list[LogRecord] = []
         end = self._offset + max_bytes
-        for record, after in _records(file, self._offset, self._at):
+        for record, after in _records(file, self._offset, self._at, max_bytes):
             if records and after > end:
                 break
             records.append(record)
@@ -127,17 +127,20 @@ def _header(raw: bytes) -> _Header | None:
     return _Header(length, stream, sequence, unix_ns) if 1 <= length <= MOST_DATA_BYTES else None
 
 
-def _records(file: int, offset: int, sequence: int) -> Iterator[tuple[LogRecord, int]]:
+def _records(
+    file: int, offset: int, sequence: int, wanted_bytes: int = MIB
+) -> Iterator[tuple[LogRecord, int]]:
     """The records from `offset` on, each with the offset after it, up to the first that is not
-    whole or has not the next sequence."""
+    whole or has not the next sequence. `wanted_bytes`: about so much is read at once."""
+    most_bytes = wanted_bytes + MOST_DATA_BYTES + HEADER.size  # at least one record is in it
     while True:
         offset += _padding(offset)
-        chunk = os.pread(file, MIB - offset % MIB, offset)  # to the end of this MiB
+        chunk = os.pread(file, min(MIB - offset % MIB, most_bytes), offset)  # of this MiB
         at = 0
         while at < len(chunk) and not _padding(offset + at):
             record = _record(chunk, at, sequence)
             if record is None:
-                return
+                break
             at += HEADER.size + len(record.data)
             sequence += 1
             yield record, offset + at

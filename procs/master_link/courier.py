@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from procs.master_link import core, wire
+from procs.master_link.chunks import log_chunk, output_chunk
 from procs.master_link.core import AllTold, Attempt, NotYet, Status
 from procs.master_link.desk import Desk
 from procs.master_link.disk import InputFile
@@ -38,6 +39,7 @@ from shared.tasklog import HEADER, MOST_DATA_BYTES, LogReader, LogRecord
 DENIED_RETRY_S = 60.0
 STEADY_S = 30.0  # a step that went on so long begins to count failures anew
 GROWTH_EVERY_S = 0.2  # how late a line of a running task's log may be noticed
+LOG_READ_BYTES = CHUNK_BYTES + CHUNK_BYTES // MOST_DATA_BYTES * HEADER.size  # whole records
 MORE_THAN_ANNOUNCED = "the master sends more than the {} bytes that it announced"
 
 log = logging.getLogger("master_link")
@@ -237,7 +239,7 @@ class Courier:
         path = self._directory / LOG
         while not self._is_final and self._phase in (TaskPhase.ACCEPTED, TaskPhase.PREPARING):
             await self._bell.wait()
-        opening = wire.log_chunk(self._key, ())
+        opening = log_chunk(self._key, ())
         async with self._master.log_stream(opening, self._bell.ring) as stream:
             with (
                 contextlib.closing(LogReader(path, await stream.first_ack())) as reader,
@@ -256,10 +258,10 @@ class Courier:
             stream.check()
             was_final = self._is_final  # looked at before the file: what comes later is not its end
             async with self._turns.turn():
-                records = reader.read(CHUNK_BYTES)
+                records = reader.read(LOG_READ_BYTES)
                 is_over = was_final and _is_all(records)
                 if records or is_over:
-                    await stream.send(wire.log_chunk(self._key, records, end=is_over))
+                    await stream.send(log_chunk(self._key, records, end=is_over))
             if not records and not self._is_final:
                 await self._bell.wait()
 
@@ -284,21 +286,16 @@ class Courier:
         """At least one, if need be empty: a master that fell before it had checked all of it does
         so then."""
         path, is_over = self._directory / ARCHIVE, False
+        buffer = memoryview(bytearray(CHUNK_BYTES))
         with path.open("rb") as file:
             while not is_over:
                 async with self._turns.turn():
-                    data = await _read_at(file.fileno(), offset)
+                    data = buffer[: await _read_at(file.fileno(), buffer, offset)]
                     if not data and offset < total_bytes:
                         raise OSError(f"{path} is shorter than its report says")
-                    chunk = pb.TaskOutputChunk(
-                        task_id=self._key.task_id,
-                        attempt=self._key.attempt,
-                        sha256=sha256,
-                        total_bytes=total_bytes,
-                        offset=offset,
-                        data=data,
+                    await upload.send(
+                        output_chunk(self._key, sha256, total_bytes, offset, data)
                     )
-                    await upload.send(chunk)
                 offset += len(data)
                 is_over = offset >= total_bytes
 
@@ -306,16 +303,12 @@ class Courier:
 def _is_all(records: list[LogRecord]) -> bool:
     """A read that stopped so early stopped because there was no more."""
     size_bytes = sum(len(record.data) + HEADER.size for record in records)
-    return size_bytes + MOST_DATA_BYTES + HEADER.size <= CHUNK_BYTES
+    return size_bytes + MOST_DATA_BYTES + HEADER.size <= LOG_READ_BYTES
 
 
-async def _read_at(file: int, offset: int) -> bytes:
+async def _read_at(file: int, buffer: memoryview, offset: int) -> int:
     """The next chunk; from the page cache at once, from a disk in a thread."""
-    buffer = bytearray(CHUNK_BYTES)
-    try:
-        count = os.preadv(file, [buffer], offset, os.RWF_NOWAIT)
-        if count == CHUNK_BYTES:
-            return bytes(buffer)
-    except OSError:  # not there, or not known to this file system
-        pass
-    return await asyncio.to_thread(os.pread, file, CHUNK_BYTES, offset)
+    with contextlib.suppress(OSError):  # not there, or not known to this file system
+        if os.preadv(file, [buffer], offset, os.RWF_NOWAIT) == len(buffer):
+            return len(buffer)
+    return await asyncio.to_thread(os.preadv, file, [buffer], offset)

@@ -29,6 +29,7 @@ from shared.taskdir import TASK_ID, Spec, TaskKey
 EXECUTOR_AWAY_RETRY_S = 5.0  # it is back within two seconds
 KEPT_BYTES = 2 * 2**30
 LARGE_BYTES = 64 * 1024  # to check more than this would stop the beat
+AFTER_ANSWER_S = 0.001  # the master has its answer before the others here hear of the task
 MOST_REASON = 1000  # characters of the master's reason: they ride on the bus
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ class Desk:
         self.attempts[spec.key] = attempt
         for one in older:  # soon is enough: a start finds the same from the directories
             self.records.save_later(one)
-        self.changed()
+        asyncio.get_running_loop().call_later(AFTER_ANSWER_S, self.changed)
         return _accepted(request)
 
     def _supersede(self, key: TaskKey, by: TaskKey) -> Attempt:

@@ -36,6 +36,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
 
+TASK_SERVICE = pb.DESCRIPTOR.services_by_name["TaskService"].full_name
 NAMED = ("grpc.ssl_target_name_override", MASTER_NAME)
 
 T = TypeVar("T")
@@ -47,8 +48,8 @@ AWAY = (
 )
 
 
-LogCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.TaskLogChunk, pb.TaskLogAck]"
-UploadCall: TypeAlias = "grpc.aio.StreamUnaryCall[pb.TaskOutputChunk, pb.TaskOutputReceipt]"
+LogCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, pb.TaskLogAck]"
+UploadCall: TypeAlias = "grpc.aio.StreamUnaryCall[bytes, pb.TaskOutputReceipt]"
 ChannelCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeMessage, pb.MasterMessage]"
 
 
@@ -160,6 +161,14 @@ class Master:
         task_stub: Any = pb_grpc.TaskServiceStub
         self._node = node_stub(self._calls)
         self._task, self._transfer = task_stub(self._calls), task_stub(self._bulk)
+        bulk: Any = self._bulk  # chunks come encoded, see chunks.py; its stubs want a serializer
+        self._upload: Callable[..., UploadCall] = bulk.stream_unary(
+            f"/{TASK_SERVICE}/UploadTaskOutput",
+            response_deserializer=pb.TaskOutputReceipt.FromString,
+        )
+        self._logs: Callable[..., LogCall] = bulk.stream_stream(
+            f"/{TASK_SERVICE}/StreamTaskLogs", response_deserializer=pb.TaskLogAck.FromString
+        )
 
     async def close(self) -> None:
         for channel in (self._calls, self._bulk):
@@ -202,7 +211,7 @@ class Master:
 
     @contextlib.asynccontextmanager
     async def upload(self) -> AsyncIterator["Upload"]:
-        call = self._transfer.UploadTaskOutput(timeout=STREAM_S)
+        call = self._upload(timeout=STREAM_S)
         try:
             yield Upload(call)
         finally:
@@ -222,10 +231,10 @@ class Master:
 
     @contextlib.asynccontextmanager
     async def log_stream(
-        self, opening: pb.TaskLogChunk, on_change: Callable[[], None]
+        self, opening: bytes, on_change: Callable[[], None]
     ) -> AsyncIterator["LogStream"]:
         """A stream of one attempt's log, opened with its empty chunk."""
-        stream = LogStream(self._transfer.StreamTaskLogs(timeout=STREAM_S), on_change)
+        stream = LogStream(self._logs(timeout=STREAM_S), on_change)
         try:
             await stream.send(opening)
             yield stream
@@ -248,7 +257,7 @@ class Upload:
     def __init__(self, call: UploadCall) -> None:
         self._call = call
 
-    async def send(self, chunk: pb.TaskOutputChunk) -> None:
+    async def send(self, chunk: bytes) -> None:
         await _in_time(self._call.write(chunk))
 
     async def receipt(self) -> pb.TaskOutputReceipt:
@@ -299,7 +308,7 @@ class LogStream:
             self._reading.result()
             raise MasterAwayError("the master has ended the log's stream")
 
-    async def send(self, chunk: pb.TaskLogChunk) -> None:
+    async def send(self, chunk: bytes) -> None:
         await _in_time(self._call.write(chunk))
 
     async def ended(self) -> int:

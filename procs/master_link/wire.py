@@ -21,7 +21,6 @@ from shared.pb import hivemind_pb2 as pb
 from shared.rewards import reward
 from shared.sentences import Refusal
 from shared.taskdir import Report, TaskKey
-from shared.tasklog import LogRecord
 
 STATES: dict[TaskPhase, pb.TaskState] = {
     phase: getattr(pb, f"TASK_STATE_{phase.name}") for phase in TaskPhase
@@ -165,23 +164,6 @@ def status(node_id: str, key: TaskKey, phase: TaskPhase, detail: str, at_unix_s:
         state=STATES[phase],
         detail=detail,
         at=timestamp(at_unix_s),
-    )
-
-
-def log_chunk(key: TaskKey, records: Iterable[LogRecord], end: bool = False) -> pb.TaskLogChunk:
-    return pb.TaskLogChunk(
-        task_id=key.task_id,
-        attempt=key.attempt,
-        records=[
-            pb.LogRecord(
-                sequence=record.sequence,
-                at=timestamp_ns(record.unix_ns),
-                stream=pb.LogStream.Name(record.stream),
-                data=record.data,
-            )
-            for record in records
-        ],
-        end=end,
     )
 
 

@@ -1,48 +1,64 @@
-"""A bare grpc.aio server that does nothing with what it is sent: what gRPC itself costs.
+"""A master that keeps nothing of logs and outputs: what gRPC itself costs, and a link alone.
 
-Run as a process; it prints its address.
+Run as a process; it prints its gRPC address and its URL.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc.aio
-
 from shared.pb import hivemind_pb2 as pb
-from shared.pb import hivemind_pb2_grpc as pb_grpc
-
-MESSAGE_BYTES = 16 * 2**20
+from tests.fakes.link_master import FakeMaster
 
 
-class Bare(pb_grpc.TaskServiceServicer):
+class BareMaster(FakeMaster):
+    """Answers at once, and well, whatever it is sent."""
+
     async def AssignTask(
         self, request: pb.TaskAssignmentRequest, context: Any
     ) -> pb.TaskAssignmentResponse:
         return pb.TaskAssignmentResponse(accepted=True)
 
     async def StreamTaskLogs(
-        self, chunks: AsyncIterator[pb.TaskLogChunk], context: Any
+        self, requests: AsyncIterator[pb.TaskLogChunk], context: Any
     ) -> AsyncIterator[pb.TaskLogAck]:
-        async for _ in chunks:
-            yield pb.TaskLogAck()
+        following = 0
+        async for chunk in requests:
+            if chunk.records:
+                following = chunk.records[-1].sequence + 1
+            yield pb.TaskLogAck(
+                task_id=chunk.task_id, attempt=chunk.attempt, next_sequence=following
+            )
+
+    async def QueryTaskOutput(
+        self, request: pb.TaskOutputQuery, context: Any
+    ) -> pb.TaskOutputReceipt:
+        return pb.TaskOutputReceipt()
 
     async def UploadTaskOutput(
-        self, chunks: AsyncIterator[pb.TaskOutputChunk], context: Any
+        self, requests: AsyncIterator[pb.TaskOutputChunk], context: Any
     ) -> pb.TaskOutputReceipt:
-        async for _ in chunks:
+        async for _ in requests:
             pass
-        return pb.TaskOutputReceipt()
+        return pb.TaskOutputReceipt(complete=True)
+
+    async def ReportTaskStatus(
+        self, request: pb.TaskStatusRequest, context: Any
+    ) -> pb.TaskStatusResponse:
+        return pb.TaskStatusResponse(wanted=True)
+
+    async def SubmitTaskResult(
+        self, request: pb.TaskResultRequest, context: Any
+    ) -> pb.TaskResultResponse:
+        return pb.TaskResultResponse(acknowledged=True)
 
 
 async def main() -> None:
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MESSAGE_BYTES)])
-    add: Any = pb_grpc.add_TaskServiceServicer_to_server
-    add(Bare(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    master = BareMaster()
+    master.heartbeat_s = 10.0
+    await master.start()
+    print(f"127.0.0.1:{master.port} {master.url}", flush=True)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -234,9 +234,11 @@ async def line(
     await proxy.start()
     proxy.target = (MASTER_HOST, proxy.port)
     data.mkdir(parents=True, exist_ok=True)
-    counting = ("tests.fakes.counting_master", str(data / COUNTER))
+    program: tuple[str, ...] = ("tests.fakes.counting_master", str(data / COUNTER))
+    if where.direct:  # nothing slows it: counting would
+        program = ("procs.master",)
     options = (*where.options(proxy), "--trust-level", "3")
-    master = MasterProcess(data, *options, program=counting)
+    master = MasterProcess(data, *options, program=program)
     try:
         await master.start()
         async with _worker(data, load, master, proxy, where, settings) as made:
