@@ -26,7 +26,6 @@ from tests.fakes.line import MIB, Line, Load, Where, count_bytes, line
 
 MOST_AGAIN_PCT = 5.0
 ALL_SHARE = 0.2  # of the cuts: every connection at once
-LONGEST_DELAY_S = 2.0  # from a kill's byte to the kill
 CUT, KILL_LINK, KILL_MASTER = "cut", "kill link", "kill master"
 
 
@@ -41,6 +40,7 @@ class Plan:
     master_kills: int = 0
     tls: bool = False
     seed: int = 0
+    delay_s: float = 2.0  # from a kill's byte to the kill, at most
     limit_s: float = 3600.0
 
 
@@ -71,7 +71,7 @@ class Harms:
 
     def __init__(self, line: Line, plan: Plan, figures: Figures) -> None:
         self._line, self._figures = line, figures
-        self._random = random.Random(plan.seed)
+        self._random, self._delay_s = random.Random(plan.seed), plan.delay_s
         counts = {CUT: plan.cuts, KILL_LINK: plan.link_kills, KILL_MASTER: plan.master_kills}
         self._left = [name for name, count in counts.items() for _ in range(count)]
         self._random.shuffle(self._left)
@@ -81,7 +81,7 @@ class Harms:
         """Set the trap for the next one."""
         if self._left:
             left_bytes = self._figures.payload_bytes - self._line.brought_bytes()
-            gap_bytes = 2 * max(left_bytes, 0) / (len(self._left) + 1)
+            gap_bytes = max(left_bytes, 0) * min(2 / (len(self._left) + 1), 0.5)
             at = self._line.proxy.sent_bytes + 1 + self._random.uniform(0, gap_bytes)
             self._line.proxy.at_byte(int(at), partial(self._do, self._left.pop()))
 
@@ -104,7 +104,7 @@ class Harms:
         return f"{how} of one"
 
     async def _kill(self, harm: str) -> None:
-        await asyncio.sleep(self._random.uniform(0, LONGEST_DELAY_S))
+        await asyncio.sleep(self._random.uniform(0, self._delay_s))
         if harm == KILL_LINK:
             await self._line.kill_link()
         else:
