@@ -75,6 +75,7 @@ class Layers:
         self._root.mkdir(mode=0o750, exist_ok=True)
         self._left = [p for p in self._root.iterdir() if p.name.startswith((NEW, OLD))]
         self._users: dict[TaskKey, str] = {}
+        self._aside: dict[Path, set[TaskKey]] = {}  # broken ones, until nobody has them mounted
         self._verified: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
         self._looking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -99,6 +100,13 @@ class Layers:
     def release(self, key: TaskKey) -> None:
         with self._lock:
             self._users.pop(key, None)
+            for users in self._aside.values():
+                users.discard(key)
+            free = [aside for aside, users in self._aside.items() if not users]
+            for aside in free:
+                del self._aside[aside]
+        for aside in free:
+            remove_tree(aside)
 
     def _is_whole(self, name: str) -> bool:
         with self._lock:
@@ -203,13 +211,15 @@ class Layers:
     def _remove(self, place: Path, *, only_unused: bool = False) -> bool:
         aside = place.with_name(f"{OLD}{place.name}-{os.urandom(4).hex()}")
         with self._lock:
-            users = list(self._users.values()).count(place.name)
+            users = {key for key, name in self._users.items() if name == place.name}
             if only_unused and users:
                 return False
             place.rename(aside)
             self._verified.pop(place.name, None)
+            if users:  # a task that has it mounted keeps its files until it ends
+                self._aside[aside] = users
         log.info("layer %s is removed", place.name)
-        if users <= 1:  # who asks for it; a task that has it mounted keeps its files for now
+        if not users:
             remove_tree(aside)
         return True
 

@@ -100,6 +100,23 @@ def test_a_broken_one_is_removed_and_not_used(
     assert later.hold(NAME, KEY)
 
 
+def test_a_broken_one_that_is_mounted_goes_with_its_last_task(
+    layers: Layers, tmp_path: Path
+) -> None:
+    place = install(layers)
+    (place / SITE / "tool.py").write_bytes(b"A = 2\n")
+    later = Layers(tmp_path)
+    later.adopt(NAME, KEY)
+    assert not later.hold(NAME, OTHER)
+    (aside,) = (tmp_path / LAYERS).iterdir()
+    assert (aside / SITE / "tool.py").read_bytes() == b"A = 2\n", "it may still read its files"
+    install(later)
+    assert later.hold(NAME, OTHER)
+    later.release(KEY)
+    assert not aside.exists()
+    assert names(later, tmp_path) == {NAME}
+
+
 def test_its_content_is_read_once_in_each_life(layers: Layers, tmp_path: Path) -> None:
     place = install(layers)
     later = Layers(tmp_path)
