@@ -1,13 +1,14 @@
 """Cuts the line between worker and master again and again while tasks deliver logs and archives.
 
     python -m tests.bench.cuts [--cuts 500] [--kill-link N] [--kill-master N] [--tls]
-        [--tasks 100] [--log-mb 20] [--output-mb 1000] [--seed N]
+        [--tasks 100] [--log-mb 20] [--output-mb 1000] [--rate-mb N] [--seed N]
 
 Each harm comes when a byte that chance has chosen passes the proxy: it resets or ends that
 connection, or all of them, or it kills master_link or the master. Everything must arrive once and
 byte by byte, and what is brought to the master again may be 5 % of what there was to bring. What
-passed the proxy is told too: there each cut also costs the unfinished chunks of 256 KiB. A few of
-each are a test (tests/master_link/test_cuts.py).
+passed the proxy is told too: there each cut also costs the unfinished chunks of 256 KiB. With
+kills give a rate, 3 MB/s: else all has arrived before there were many. A few of each are a test
+(tests/master_link/test_cuts.py).
 """
 
 import argparse
@@ -40,7 +41,8 @@ class Plan:
     master_kills: int = 0
     tls: bool = False
     seed: int = 0
-    delay_s: float = 2.0  # from a kill's byte to the kill, at most
+    delay_s: float = 1.0  # from a kill's byte to the kill, at most
+    rate_bytes_s: float = 0.0  # of what passes towards the master; 0: as fast as it goes
     limit_s: float = 3600.0
 
 
@@ -119,6 +121,7 @@ async def run(plan: Plan, data: Path) -> Figures:
     figures = Figures(payload_bytes=count_bytes(plan.load, plan.tasks))
     async with line(data, plan.load, Where(tls=plan.tls)) as made:
         began_s = time.monotonic()
+        made.proxy.rate_bytes_s = plan.rate_bytes_s
         harms = Harms(made, plan, figures)
         harms.next()
         await made.submit(plan.tasks)
@@ -152,7 +155,7 @@ def _plan() -> Plan:
     parser = argparse.ArgumentParser()
     for name, default in (("cuts", 500), ("kill-link", 0), ("kill-master", 0), ("tasks", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (("log-mb", 20), ("output-mb", 1000)):
+    for name, default in (("log-mb", 20), ("output-mb", 1000), ("rate-mb", 0)):
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
@@ -162,8 +165,9 @@ def _plan() -> Plan:
         output_bytes=int(asked.output_mb * 1e6 / asked.tasks),
     )
     return Plan(
-        load, asked.tasks, asked.cuts, asked.kill_link, asked.kill_master, asked.tls, asked.seed
-    )
+        load, asked.tasks, asked.cuts, asked.kill_link, asked.kill_master, asked.tls, asked.seed,
+        rate_bytes_s=asked.rate_mb * 1e6,
+    )  # fmt: skip
 
 
 def main() -> int:

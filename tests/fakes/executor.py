@@ -89,6 +89,8 @@ class FakeExecutor:
         for key, task in wanted.items():
             if key not in self.held and (self.directory(key) / SPEC).exists():
                 self._take(key)
+            if key not in self.held:
+                continue  # let go of already, and the link does not know it yet
             if task.stop is not None and not self.held[key].phase.is_final:
                 self.finish(key, TaskPhase.CANCELLED, error=task.stop_detail or task.stop)
             elif self.runs and self.held[key].phase is TaskPhase.ACCEPTED:

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sqlite3
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class BusyExecutor(FakeExecutor):
         self.load = load
         self._at_once = asyncio.Semaphore(load.at_once)
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
+        self.faults: list[str] = []
         super().__init__(home, runs=load is not NOTHING)
 
     async def close(self) -> None:
@@ -76,6 +78,11 @@ class BusyExecutor(FakeExecutor):
             super().run(key)
         elif key not in self._running:
             self._running[key] = asyncio.create_task(self._run(key))
+            self._running[key].add_done_callback(self._note)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (err := task.exception()) is not None:
+            self.faults.append("".join(traceback.format_exception(err)))
 
     async def _run(self, key: TaskKey) -> None:
         async with self._at_once:
@@ -133,6 +140,7 @@ class Line:
     async def all_ended(self, limit_s: float) -> None:
         async with asyncio.timeout(limit_s):
             while await self.open_tasks():
+                assert not self.executor.faults, self.executor.faults
                 await asyncio.sleep(POLL_S)
 
     async def open_tasks(self) -> int:
